@@ -1,0 +1,326 @@
+//! What went wrong, in the terms of whoever has to act on it.
+//!
+//! Every module folds its own errors into one [`Error`], whose [`Class`] decides the exit code: the user's or the data's
+//! fault (1, retrying does not help) or the infrastructure's (2, retry). The class stays typed on its way through a
+//! DataFusion stream: an `Error` wrapped in `DataFusionError::External` comes out as it went in.
+
+use std::fmt;
+
+use datafusion::error::DataFusionError;
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// Who can mend it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// The job file, the SQL or the data: retrying does not help.
+    User,
+    /// Network, disk, memory, a lost race: the same command may succeed later.
+    Infra,
+}
+
+/// How the process ends; the same verdict stands in the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitStatus {
+    /// Done, or already done.
+    Done = 0,
+    /// The user's or the data's fault.
+    User = 1,
+    /// The infrastructure's fault: retry.
+    Infra = 2,
+    /// Done, and an alert threshold was crossed.
+    Alert = 3,
+}
+
+/// A place in a file; line and column count from 1.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+pub struct Place {
+    /// The file as the user named it.
+    pub file: String,
+    /// Line and column, where they are known.
+    pub at: Option<(usize, usize)>,
+}
+
+impl Place {
+    /// A whole file.
+    pub fn file(file: impl Into<String>) -> Self {
+        Place { file: file.into(), at: None }
+    }
+
+    /// A position in a file, both counted from 1.
+    pub fn at(file: impl Into<String>, line: usize, column: usize) -> Self {
+        Place { file: file.into(), at: Some((line, column)) }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.at {
+            Some((line, column)) => write!(f, "{}:{line}:{column}", self.file),
+            None => f.write_str(&self.file),
+        }
+    }
+}
+
+/// One thing that is wrong: where, what, why, and what to do about it.
+#[derive(Debug)]
+pub struct Problem {
+    /// Where, if it is in a file.
+    pub place: Option<Place>,
+    /// What: lower case, no final period, values in backticks.
+    pub message: String,
+    /// What to try next.
+    pub hint: Option<String>,
+    source: Option<Source>,
+}
+
+impl Problem {
+    /// A problem without a place or a hint yet.
+    pub fn new(message: impl Into<String>) -> Self {
+        Problem { place: None, message: message.into(), hint: None, source: None }
+    }
+
+    /// Says where it is.
+    pub fn at(mut self, place: Place) -> Self {
+        self.place = Some(place);
+        self
+    }
+
+    /// Says what to try.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Says first what it is about: `what: message`.
+    pub fn about(mut self, what: impl fmt::Display) -> Self {
+        self.message = format!("{what}: {}", self.message);
+        self
+    }
+
+    /// The messages below this one, outermost first, each said once.
+    pub fn causes(&self) -> Vec<String> {
+        let mut causes: Vec<String> = Vec::new();
+        let mut next = self.source.as_deref().map(|s| s as &(dyn std::error::Error + 'static));
+        while let Some(error) = next {
+            let text = error.to_string();
+            // Many libraries repeat the inner error in the outer one's text.
+            let said = self.message.contains(&text) || causes.iter().any(|c| c.contains(&text));
+            if !said && !text.is_empty() {
+                causes.push(text);
+            }
+            next = error.source();
+        }
+        causes
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(place) = &self.place {
+            write!(f, "{place}: ")?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+/// One or more problems of one class. At least one is always there.
+#[derive(Debug)]
+pub struct Error(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    class: Class,
+    first: Problem,
+    rest: Vec<Problem>,
+}
+
+impl Error {
+    /// The user's or the data's fault.
+    pub fn user(message: impl Into<String>) -> Self {
+        Self::new(Class::User, Problem::new(message))
+    }
+
+    /// The infrastructure's fault: worth another try.
+    pub fn infra(message: impl Into<String>) -> Self {
+        Self::new(Class::Infra, Problem::new(message))
+    }
+
+    /// One problem of a class.
+    pub fn new(class: Class, problem: Problem) -> Self {
+        Error(Box::new(Inner { class, first: problem, rest: Vec::new() }))
+    }
+
+    /// A failed read or write of `path`; a file that is missing is the user's fault, the rest the infrastructure's.
+    pub fn io(path: impl AsRef<std::path::Path>, source: std::io::Error) -> Self {
+        let class = match source.kind() {
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::IsADirectory => Class::User,
+            _ => Class::Infra,
+        };
+        Self::new(class, Problem::new(format!("`{}` cannot be used", path.as_ref().display()))).because(source)
+    }
+
+    /// All of `problems` at once, as the user's fault; `Ok` when there are none.
+    pub fn all(problems: Vec<Problem>) -> Result<()> {
+        let mut problems = problems.into_iter();
+        match problems.next() {
+            None => Ok(()),
+            Some(first) => Err(Error(Box::new(Inner { class: Class::User, first, rest: problems.collect() }))),
+        }
+    }
+
+    /// Says where it is.
+    pub fn at(mut self, place: Place) -> Self {
+        self.0.first.place = Some(place);
+        self
+    }
+
+    /// Says what to try.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.0.first.hint = Some(hint.into());
+        self
+    }
+
+    /// Names the error below.
+    pub fn because(mut self, source: impl Into<Source>) -> Self {
+        self.0.first.source = Some(source.into());
+        self
+    }
+
+    /// Wraps this error in a message that says what was being done; class, places and hints stay.
+    pub fn context(self, message: impl Into<String>) -> Self {
+        let class = self.class();
+        let hint = self.0.first.hint.clone();
+        let mut outer = Error::new(class, Problem::new(message)).because(self);
+        outer.0.first.hint = hint;
+        outer
+    }
+
+    /// Who can mend it.
+    pub fn class(&self) -> Class {
+        self.0.class
+    }
+
+    /// The exit code's name.
+    pub fn status(&self) -> ExitStatus {
+        match self.class() {
+            Class::User => ExitStatus::User,
+            Class::Infra => ExitStatus::Infra,
+        }
+    }
+
+    /// Everything that is wrong, in the order in which it was found.
+    pub fn problems(&self) -> impl Iterator<Item = &Problem> {
+        std::iter::once(&self.0.first).chain(&self.0.rest)
+    }
+
+    /// The problems themselves, to be gathered with others.
+    pub fn into_problems(self) -> Vec<Problem> {
+        let inner = *self.0;
+        std::iter::once(inner.first).chain(inner.rest).collect()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.first.fmt(f)?;
+        match self.0.rest.len() {
+            0 => Ok(()),
+            more => write!(f, " (and {more} more)"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.first.source.as_deref().map(|s| s as _)
+    }
+}
+
+impl From<Error> for DataFusionError {
+    fn from(error: Error) -> Self {
+        DataFusionError::External(Box::new(error))
+    }
+}
+
+impl From<DataFusionError> for Error {
+    fn from(error: DataFusionError) -> Self {
+        match error {
+            DataFusionError::External(source) => match source.downcast::<Error>() {
+                Ok(ours) => *ours,
+                Err(other) => Error::infra("the query failed").because(other),
+            },
+            DataFusionError::Context(what, inner) => Error::from(*inner).context(what),
+            DataFusionError::Diagnostic(_, inner) => Error::from(*inner),
+            DataFusionError::Shared(shared) => from_shared(&shared),
+            DataFusionError::ObjectStore(source) => Error::from(*source),
+            DataFusionError::ResourcesExhausted(what) => Error::infra(format!("out of memory: {what}"))
+                .hint("give the run more with `--memory-limit`, or fewer `--threads`"),
+            DataFusionError::IoError(source) => Error::infra("reading or writing failed").because(source),
+            DataFusionError::ParquetError(source) => {
+                Error::user("a Parquet file cannot be read").because(*source).hint("is the file whole?")
+            }
+            DataFusionError::Collection(errors) => match errors.into_iter().next() {
+                Some(first) => Error::from(first),
+                None => Error::infra("the query failed"),
+            },
+            DataFusionError::Internal(what) => Error::infra(what),
+            DataFusionError::ExecutionJoin(source) => Error::infra("a worker stopped").because(*source),
+            // What is left comes from the SQL or the data: plan, schema, arithmetic, casts, unsupported syntax.
+            DataFusionError::ArrowError(source, _) => Error::user(source.to_string()),
+            DataFusionError::SQL(source, _) => Error::user(source.to_string()),
+            other => Error::user(other.strip_backtrace()),
+        }
+    }
+}
+
+/// A shared error cannot be taken apart; its class is found behind the references.
+fn from_shared(shared: &DataFusionError) -> Error {
+    let mut class = Class::User;
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(shared);
+    while let Some(error) = next {
+        if let Some(ours) = error.downcast_ref::<Error>() {
+            class = ours.class();
+        } else if error.is::<object_store::Error>() || error.is::<std::io::Error>() {
+            class = Class::Infra;
+        }
+        next = error.source();
+    }
+    Error::new(class, Problem::new(shared.to_string()))
+}
+
+impl From<object_store::Error> for Error {
+    fn from(error: object_store::Error) -> Self {
+        use object_store::Error as Store;
+        match &error {
+            Store::NotFound { path, .. } => Error::user(format!("`{path}` is not there")),
+            Store::PermissionDenied { path, .. } | Store::Unauthenticated { path, .. } => {
+                Error::user(format!("no permission for `{path}`")).hint("check the credentials in the environment")
+            }
+            Store::NotImplemented { .. } | Store::NotSupported { .. } => Error::user("the store cannot do this"),
+            _ => Error::infra("the object store failed"),
+        }
+        .because(error)
+    }
+}
+
+impl From<arrow::error::ArrowError> for Error {
+    fn from(error: arrow::error::ArrowError) -> Self {
+        match error {
+            arrow::error::ArrowError::ExternalError(source) => match source.downcast::<Error>() {
+                Ok(ours) => *ours,
+                Err(other) => Error::infra("the data cannot be handled").because(other),
+            },
+            other => Error::user(other.to_string()),
+        }
+    }
+}
+
+impl From<parquet::errors::ParquetError> for Error {
+    fn from(error: parquet::errors::ParquetError) -> Self {
+        Error::from(DataFusionError::ParquetError(Box::new(error)))
+    }
+}

@@ -1,0 +1,43 @@
+//! Feature extraction: SQL files → windows → one row per customer.
+//!
+//! [`FeatureSet::load`] reads the population, the views and the feature files and says everything that is wrong with
+//! them; [`FeatureSet::resolve`] plans them on empty tables; [`FeatureSet::matrix`] streams the matrix. [`LabelSet`] does
+//! the same for what lies ahead of a date. The point-in-time cut of tables is made by the [`crate::lake`]; windows and
+//! views make it once more for themselves.
+
+mod aggregates;
+mod bench;
+mod case_rows;
+pub mod cases;
+mod column;
+mod condition;
+mod definition;
+pub mod docs;
+mod exact;
+mod header;
+mod labels;
+mod matrix;
+mod moments;
+mod part;
+mod prepare;
+mod refuse;
+mod rows;
+mod set;
+mod stream;
+mod types;
+mod window;
+
+pub use cases::{CaseResult, run_tests};
+pub use column::FeatureColumn;
+pub use condition::{Condition, ConditionParser};
+pub use labels::{LabelColumn, LabelSet};
+pub use rows::BATCH_ROWS;
+pub use set::FeatureSet;
+pub use stream::FeatureStream;
+pub use window::Window;
+
+impl AsRef<[crate::spec::TableSpec]> for crate::spec::JobSpec {
+    fn as_ref(&self) -> &[crate::spec::TableSpec] {
+        self.tables()
+    }
+}

@@ -1,0 +1,168 @@
+//! The SQL files of a job, read together.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use chrono::{DateTime, Utc};
+use datafusion::prelude::SessionContext;
+
+use super::bench::Bench;
+use super::definition::{Definition, Kind, Role};
+use super::{FeatureColumn, prepare};
+use crate::error::Problem;
+use crate::spec::{EntitySource, EntitySpec, EntityTask, TableSpec};
+use crate::{AsOf, Error, Result};
+
+/// The population, views and feature files of a job.
+#[derive(Debug, Clone)]
+pub struct FeatureSet {
+    pub(super) entity: EntitySpec,
+    pub(super) population: Option<Definition>,
+    pub(super) views: Vec<Definition>,
+    pub(super) features: Vec<Definition>,
+}
+
+impl FeatureSet {
+    /// Reads and checks every file; all problems come at once, each with its place in its file. Positions name the
+    /// files relative to `root`.
+    pub fn load(task: &EntityTask, root: &Path) -> Result<FeatureSet> {
+        let (set, problems) = Self::gather(task, root);
+        Error::all(problems)?;
+        Ok(set)
+    }
+
+    /// Reads every file and leaves out those with problems.
+    pub(super) fn gather(task: &EntityTask, root: &Path) -> (FeatureSet, Vec<Problem>) {
+        let mut problems = Vec::new();
+        let key = &task.entity.key;
+        let mut read = |paths: &[std::path::PathBuf], role| -> Vec<Definition> {
+            paths.iter().filter_map(|path| Definition::read(path, root, role, key, &mut problems)).collect()
+        };
+        let views = read(&task.views, Role::View);
+        let features = read(&task.features, Role::Feature);
+        let population = match &task.entity.source {
+            EntitySource::Query(path) => read(std::slice::from_ref(path), Role::Population).pop(),
+            EntitySource::Table { .. } => None,
+        };
+        unique_views(&views, &mut problems);
+        unique_columns(&features, key, &mut problems);
+        (FeatureSet { entity: task.entity.clone(), population, views, features }, problems)
+    }
+
+    /// The key column's name.
+    pub fn key(&self) -> &str {
+        &self.entity.key
+    }
+
+    /// SHA-256 of every file that the matrix depends on, by its name in the job.
+    pub fn hashes(&self) -> BTreeMap<String, String> {
+        let files = self.population.iter().chain(&self.views).chain(&self.features);
+        files.map(|definition| (definition.file.clone(), definition.hash.clone())).collect()
+    }
+
+    /// Plans everything on `context` (its tables may be empty) and says which columns come out, in the order of the
+    /// matrix, without the key. Problems of all files come at once.
+    pub async fn resolve(
+        &self,
+        context: &SessionContext,
+        tables: &(impl AsRef<[TableSpec]> + Sync + ?Sized),
+    ) -> Result<Vec<FeatureColumn>> {
+        let (columns, problems) = self.resolve_all(context, tables.as_ref()).await?;
+        Error::all(problems)?;
+        Ok(columns)
+    }
+
+    /// As [`Self::resolve`], with what could be resolved and what could not.
+    pub(super) async fn resolve_all(
+        &self,
+        context: &SessionContext,
+        tables: &[TableSpec],
+    ) -> Result<(Vec<FeatureColumn>, Vec<Problem>)> {
+        let bench = Bench::over(context).await?;
+        let as_of = AsOf::new(chrono::NaiveDate::from_ymd_opt(2000, 1, 1).unwrap_or_default(), chrono_tz::UTC);
+        let mut problems = self.add_views(&bench, as_of.instant()).await?;
+        let prepared = prepare::prepare(self, &bench, tables, as_of, &mut problems).await?;
+        for (definition, plan) in prepared.plans() {
+            if let Err(error) = bench.context().state().create_physical_plan(plan).await {
+                problems.push(super::bench::problem(definition, &error, definition.begin));
+            }
+        }
+        Ok((prepared.columns(self), problems))
+    }
+
+    /// Adds the views that are not there yet to the bench; views see tables and the views before them.
+    pub(super) async fn add_views(&self, bench: &Bench, until: DateTime<Utc>) -> Result<Vec<Problem>> {
+        let mut problems = Vec::new();
+        for view in &self.views {
+            if bench.names()?.contains(&view.stem) {
+                continue;
+            }
+            match prepare::view(bench, view, until).await {
+                Ok(plan) => bench.register(&view.stem, bench.frame(plan).into_view())?,
+                Err(more) => problems.extend(more),
+            }
+        }
+        Ok(problems)
+    }
+
+    /// The column that says when a row of a table or view happened.
+    pub(super) fn event_time(&self, table: &str, tables: &[TableSpec]) -> Option<String> {
+        let view = self.views.iter().find(|view| view.stem == table);
+        match view {
+            Some(view) => view.header.event_time.as_ref().map(|(name, _)| name.clone()),
+            None => tables.iter().find(|t| t.name == table)?.event_time.clone(),
+        }
+    }
+}
+
+fn unique_views(views: &[Definition], problems: &mut Vec<Problem>) {
+    for (i, view) in views.iter().enumerate() {
+        if let Some(earlier) = views[..i].iter().find(|earlier| earlier.stem == view.stem) {
+            problems.push(
+                Problem::new(format!("there are two views `{}`; the other is `{}`", view.stem, earlier.file))
+                    .at(crate::error::Place::file(&view.file))
+                    .hint("a view is named after its file: rename one"),
+            );
+        }
+    }
+}
+
+/// No two files may make the same column.
+pub(super) fn unique_columns(files: &[Definition], key: &str, problems: &mut Vec<Problem>) {
+    let mut owners: BTreeMap<String, &Definition> = BTreeMap::new();
+    for definition in files {
+        let mut said: Vec<&str> = Vec::new();
+        for (name, item, _) in definition.outputs(key) {
+            match owners.get(&name) {
+                Some(owner) if owner.file != definition.file && !said.contains(&item.name.as_str()) => {
+                    said.push(&item.name);
+                    problems.push(
+                        Problem::new(format!("the column `{name}` is already made by `{}`", owner.file))
+                            .at(definition.place(item.name_at))
+                            .hint("give one of them another name"),
+                    );
+                }
+                Some(_) => {}
+                None => {
+                    owners.insert(name, definition);
+                }
+            }
+        }
+        // `orders_7d` beside `orders` with the window `7d` in one file.
+        if definition.kind == Kind::Windowed {
+            let mut seen: Vec<String> = Vec::new();
+            for (name, item, _) in definition.outputs(key) {
+                if seen.contains(&name)
+                    && !definition.items.iter().any(|i| i.name == item.name && i.name_at != item.name_at)
+                {
+                    problems.push(
+                        Problem::new(format!("the column `{name}` is made twice"))
+                            .at(definition.place(item.name_at))
+                            .hint("a window's name is part of the column's"),
+                    );
+                }
+                seen.push(name);
+            }
+        }
+    }
+}

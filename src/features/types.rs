@@ -1,0 +1,51 @@
+//! The types of the matrix: Bool, Int64, Float64, Utf8, Date32 and Timestamp(µs, UTC).
+
+use arrow::datatypes::{DataType, TimeUnit};
+use datafusion::logical_expr::{Expr, cast, lit, when};
+
+use crate::error::Problem;
+
+/// The type in the matrix of a column that SQL computes as `from`; an error where there is none.
+///
+/// Integers are widened, decimals become doubles.
+pub(super) fn matrix_type(from: &DataType) -> Result<DataType, Problem> {
+    Ok(match from {
+        DataType::Boolean => DataType::Boolean,
+        t if t.is_integer() => DataType::Int64,
+        t if t.is_floating() || t.is_decimal() => DataType::Float64,
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
+        DataType::Date32 | DataType::Date64 => DataType::Date32,
+        DataType::Timestamp(..) => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+        DataType::Dictionary(_, value) => return matrix_type(value),
+        DataType::Null => {
+            return Err(Problem::new("this column is always NULL and has no type").hint("`CAST(NULL AS DOUBLE)`"));
+        }
+        DataType::Interval(_) | DataType::Duration(_) => {
+            return Err(Problem::new("a span of time is no feature by itself")
+                .hint("make a number of it: `date_part('epoch', later - earlier) / 86400` gives days"));
+        }
+        other => {
+            return Err(Problem::new(format!("a column of type `{other}` is no feature"))
+                .hint("make a number, a truth value, a text or a time of it"));
+        }
+    })
+}
+
+/// `expr` of type `from` as it stands in the matrix: NaN and infinities become NULL.
+pub(super) fn normal(expr: Expr, from: &DataType, to: &DataType) -> Expr {
+    let expr = if from == to { expr } else { cast(expr, to.clone()) };
+    if *to != DataType::Float64 || from.is_decimal() || from.is_integer() {
+        return expr;
+    }
+    // In Arrow's total order NaN lies outside the infinities.
+    let finite = expr.clone().lt(lit(f64::INFINITY)).and(expr.clone().gt(lit(f64::NEG_INFINITY)));
+    when(finite, expr.clone()).end().unwrap_or(expr)
+}
+
+/// The type of a key in the matrix.
+pub(super) fn key_type(from: &DataType) -> Result<DataType, Problem> {
+    match matrix_type(from)? {
+        key @ (DataType::Int64 | DataType::Utf8) => Ok(key),
+        other => Err(Problem::new(format!("a key cannot be of type `{other}`")).hint("use an integer or a text")),
+    }
+}

@@ -1,0 +1,203 @@
+//! The checks that look at one row: NULLs, ranges, accepted values. Each becomes a SQL condition for a broken row.
+
+use arrow::datatypes::DataType;
+use datafusion::common::ScalarValue;
+use datafusion::functions::math::expr_fn::isnan;
+use datafusion::prelude::{Expr, ident, lit};
+
+use super::point_in_time::column_type;
+use crate::error::{Place, Problem};
+use crate::spec::{CheckRule, CheckSpec, ColumnType, OnFail, TableSpec};
+
+/// A check of single rows.
+#[derive(Debug, Clone)]
+pub(super) struct RowCheck {
+    /// Its place among the table's checks.
+    pub index: usize,
+    /// The column that it looks at.
+    pub column: String,
+    /// True for a row that breaks it; NULL and false for one that does not.
+    pub broken: Expr,
+    /// What a broken row means.
+    pub on_fail: OnFail,
+    /// What is said of a broken row, around its value.
+    said: Said,
+}
+
+#[derive(Debug, Clone)]
+enum Said {
+    NotNull,
+    Outside(String),
+    NotAmong(String),
+}
+
+impl RowCheck {
+    /// Why a row with this value breaks the check.
+    pub(super) fn reason(&self, value: &str) -> String {
+        let column = &self.column;
+        match &self.said {
+            Said::NotNull => format!("{column} is {value} (not_null)"),
+            Said::Outside(bounds) => format!("{column} = {value} is outside {bounds} (range)"),
+            Said::NotAmong(values) => format!("{column} = {value} is not one of {values} (accepted_values)"),
+        }
+    }
+}
+
+/// A check's name in messages: `range(amount)`.
+pub(super) fn rule_name(rule: &CheckRule) -> String {
+    match rule {
+        CheckRule::NotNull(column) => format!("not_null({column})"),
+        CheckRule::Unique(columns) => format!("unique({})", columns.join(", ")),
+        CheckRule::Range { column, .. } => format!("range({column})"),
+        CheckRule::Accepted { column, .. } => format!("accepted_values({column})"),
+        CheckRule::FreshWithin(limit) => format!("fresh_within({})", in_words(*limit)),
+    }
+}
+
+/// A duration in the largest unit that divides it: `36h`, `2d`.
+pub(super) fn in_words(duration: std::time::Duration) -> String {
+    let seconds = duration.as_secs();
+    for (size, unit) in [(86_400, "d"), (3_600, "h"), (60, "min")] {
+        if seconds > 0 && seconds.is_multiple_of(size) {
+            return format!("{}{unit}", seconds / size);
+        }
+    }
+    format!("{seconds}s")
+}
+
+/// A rule about other rows than one: the columns that must be unique.
+#[derive(Debug, Clone)]
+pub(super) struct UniqueCheck {
+    /// Its place among the table's checks.
+    pub index: usize,
+    /// The key.
+    pub columns: Vec<String>,
+    /// What several rows of one key mean.
+    pub on_fail: OnFail,
+    /// Where it stands.
+    pub place: Place,
+}
+
+/// A table's checks, ready to run.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Checks {
+    /// Those that look at single rows.
+    pub rows: Vec<RowCheck>,
+    /// Those that compare rows, in the order of the file.
+    pub unique: Vec<UniqueCheck>,
+    /// Whether the newest event is looked at.
+    pub fresh: bool,
+}
+
+impl Checks {
+    /// Prepares a table's checks, or says what is wrong with them.
+    pub(super) fn new(table: &TableSpec) -> Result<Self, Vec<Problem>> {
+        let mut checks = Checks::default();
+        let mut problems = Vec::new();
+        for (index, spec) in table.checks.iter().enumerate() {
+            if let Err(problem) = checks.add(table, index, spec) {
+                problems.push(problem.at(spec.place.clone()));
+            }
+        }
+        if problems.is_empty() { Ok(checks) } else { Err(problems) }
+    }
+
+    /// Whether a scan has anything to look at.
+    pub(super) fn in_scan(&self) -> bool {
+        self.fresh || !self.rows.is_empty()
+    }
+
+    /// Whether a broken row is shown whole.
+    pub(super) fn show_rows(&self) -> bool {
+        self.rows.iter().any(|check| check.on_fail != OnFail::Warn)
+    }
+
+    /// The condition under which a row may be seen; `None` where every row may.
+    pub(super) fn good(&self) -> Option<Expr> {
+        let rejecting = self.rows.iter().filter(|check| check.on_fail == OnFail::Reject);
+        rejecting.map(|check| check.broken.clone().is_not_true()).reduce(Expr::and)
+    }
+
+    fn add(&mut self, table: &TableSpec, index: usize, spec: &CheckSpec) -> Result<(), Problem> {
+        let on_fail = spec.on_fail;
+        let (column, broken, said) = match &spec.rule {
+            CheckRule::NotNull(column) => {
+                let (name, declared) = declared(table, column)?;
+                let broken = ident(column).is_null();
+                let broken = if is_float(declared) { broken.or(isnan(ident(column))) } else { broken };
+                (name, broken, Said::NotNull)
+            }
+            CheckRule::Range { column, min, max } => {
+                let (name, declared) = declared(table, column)?;
+                (name, outside(column, declared, *min, *max)?, Said::Outside(bounds(*min, *max)))
+            }
+            CheckRule::Accepted { column, values } => {
+                let (name, declared) = declared(table, column)?;
+                let accepted = values.iter().map(|value| literal(column, declared, value));
+                let broken = ident(column).in_list(accepted.collect::<Result<_, _>>()?, true);
+                (name, broken, Said::NotAmong(values.join(", ")))
+            }
+            CheckRule::Unique(columns) => {
+                columns.iter().try_for_each(|column| declared(table, column).map(|_| ()))?;
+                let (columns, place) = (columns.clone(), spec.place.clone());
+                self.unique.push(UniqueCheck { index, columns, on_fail, place });
+                return Ok(());
+            }
+            CheckRule::FreshWithin(_) => {
+                if table.event_time.is_none() {
+                    return Err(Problem::new(format!("table `{}` has no `event_time` to be fresh by", table.name)));
+                }
+                self.fresh = true;
+                return Ok(());
+            }
+        };
+        self.rows.push(RowCheck { index, column, broken, on_fail, said });
+        Ok(())
+    }
+}
+
+fn declared(table: &TableSpec, column: &str) -> Result<(String, ColumnType), Problem> {
+    match column_type(table, column) {
+        Some(declared) => Ok((column.to_owned(), declared)),
+        None => Err(Problem::new(format!("table `{}` has no column `{column}`", table.name))),
+    }
+}
+
+fn is_float(declared: ColumnType) -> bool {
+    matches!(declared, ColumnType::Float32 | ColumnType::Float64)
+}
+
+/// NaN is outside any range; NULL is not a value.
+fn outside(column: &str, declared: ColumnType, min: Option<f64>, max: Option<f64>) -> Result<Expr, Problem> {
+    let value = || ident(column);
+    let conditions: Vec<Expr> = match declared {
+        ColumnType::Float32 | ColumnType::Float64 => {
+            let below = min.map(|min| value().lt(lit(min)));
+            let above = max.map(|max| value().gt(lit(max)));
+            below.into_iter().chain(above).chain([isnan(value())]).collect()
+        }
+        ColumnType::Int8 | ColumnType::Int16 | ColumnType::Int32 | ColumnType::Int64 => {
+            let below = min.map(|min| value().lt(lit(min.ceil() as i64)));
+            let above = max.map(|max| value().gt(lit(max.floor() as i64)));
+            below.into_iter().chain(above).collect()
+        }
+        other => {
+            let name = other.name();
+            return Err(Problem::new(format!("`{column}` is a {name} and has no range")).hint("use `accepted_values`"));
+        }
+    };
+    Ok(conditions.into_iter().reduce(Expr::or).unwrap_or_else(|| lit(false)))
+}
+
+fn bounds(min: Option<f64>, max: Option<f64>) -> String {
+    let text = |bound: Option<f64>| bound.map(|b| b.to_string()).unwrap_or_default();
+    format!("{}..{}", text(min), text(max))
+}
+
+fn literal(column: &str, declared: ColumnType, value: &str) -> Result<Expr, Problem> {
+    let arrow: DataType = declared.arrow();
+    match ScalarValue::try_from_string(value.to_owned(), &arrow) {
+        Ok(value) => Ok(lit(value)),
+        Err(_) => Err(Problem::new(format!("`{value}` is no {} and `{column}` is one", declared.name()))),
+    }
+}

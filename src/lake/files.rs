@@ -1,0 +1,333 @@
+//! The files of a table: found once, pruned by date, their schemas checked before anything is read.
+//!
+//! A table is a folder of files or one file. Names that start with `_` or `.` are not data. Folders called `column=value`
+//! give the partition columns. A partition column of type `date` says on which day its rows happened, on the clock of
+//! whoever wrote them: partitions that start after the last moment in question on every clock are not opened. Declare it
+//! as `utf8` to have every partition read.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::datatypes::{Field, Schema};
+use chrono::{DateTime, Utc};
+use datafusion::common::ScalarValue;
+use datafusion::datasource::physical_plan::parquet::metadata::DFParquetMetadata;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use tokio::sync::OnceCell;
+use url::Url;
+
+use super::point_in_time::{days, last_date};
+use super::store::{self, Store};
+use super::tables::{self, Differences};
+use crate::error::Problem;
+use crate::spec::{ColumnType, Format, TableSpec};
+use crate::{Error, Result};
+
+/// Footers that are read at a time.
+const FOOTERS_IN_FLIGHT: usize = 32;
+/// A header line is looked for in this many bytes.
+const HEADER_BYTES: u64 = 256 << 10;
+/// Parquet's footer mostly fits into the last bytes of a file, and then takes one request.
+const FOOTER_BYTES: usize = 64 << 10;
+/// How Hive writes a NULL into a folder's name.
+const HIVE_NULL: &str = "__HIVE_DEFAULT_PARTITION__";
+
+/// A file that a run reads.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct InputObject {
+    /// The table that it belongs to.
+    pub table: String,
+    /// Its path below the table's folder, or its name where the table is one file.
+    pub path: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// What changes when its content does, where the store says so.
+    pub etag: Option<String>,
+}
+
+/// One file of a table with the values of its partition columns.
+#[derive(Debug, Clone)]
+pub(super) struct DataFile {
+    pub meta: ObjectMeta,
+    pub values: Vec<ScalarValue>,
+}
+
+/// What is known of a file once its footer or header line was read.
+#[derive(Debug, Clone)]
+pub(super) struct Opened {
+    /// Its rows, where the file says so.
+    pub rows: Option<usize>,
+    /// The names in the header line of a CSV file.
+    pub header: Arc<Vec<String>>,
+}
+
+/// Where a table's files are, and what is known of them.
+pub(super) struct TableFiles {
+    pub store: Arc<dyn ObjectStore>,
+    pub store_url: ObjectStoreUrl,
+    root: Path,
+    url: Url,
+    listed: OnceCell<Vec<DataFile>>,
+    opened: Mutex<HashMap<Path, Opened>>,
+}
+
+impl std::fmt::Debug for TableFiles {
+    /// The URL alone: the store holds credentials.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TableFiles({})", self.url)
+    }
+}
+
+impl TableFiles {
+    /// The files behind a table's URL; nothing is contacted yet.
+    pub(super) fn new(table: &TableSpec, store: &Store) -> Result<Self> {
+        let url = &table.url;
+        let root = Path::from_url_path(url.path())
+            .map_err(|e| Error::user(format!("`{url}` is not a path")).at(table.place.clone()).because(e))?;
+        let store_url = ObjectStoreUrl::parse(&url[..url::Position::BeforePath])?;
+        Ok(TableFiles {
+            store: store.inner(),
+            store_url,
+            root,
+            url: url.clone(),
+            listed: OnceCell::new(),
+            opened: Mutex::default(),
+        })
+    }
+
+    /// Every file, sorted by path; listed once, so that all sessions of a run see the same.
+    pub(super) async fn all(&self, table: &TableSpec) -> Result<&[DataFile]> {
+        self.listed.get_or_try_init(|| self.list(table)).await.map(Vec::as_slice)
+    }
+
+    /// The files that can hold rows from before `until`.
+    pub(super) async fn before(&self, table: &TableSpec, until: DateTime<Utc>) -> Result<Vec<DataFile>> {
+        let last = days(last_date(until));
+        let kept = |file: &&DataFile| {
+            let late = |value: &ScalarValue| matches!(value, ScalarValue::Date32(Some(date)) if *date > last);
+            table.event_time.is_none() || !file.values.iter().any(late)
+        };
+        Ok(self.all(table).await?.iter().filter(kept).cloned().collect())
+    }
+
+    /// The files that can hold rows from before `until`, as a run's record names them.
+    pub(super) async fn inputs(&self, table: &TableSpec, until: DateTime<Utc>) -> Result<Vec<InputObject>> {
+        let input = |file: &DataFile| InputObject {
+            table: table.name.clone(),
+            path: self.below_root(&file.meta.location),
+            size: file.meta.size,
+            etag: file.meta.e_tag.clone(),
+        };
+        Ok(self.before(table, until).await?.iter().map(input).collect())
+    }
+
+    fn below_root(&self, location: &Path) -> String {
+        let below: Vec<String> = match location.prefix_match(&self.root) {
+            Some(parts) => parts.map(|p| p.as_ref().to_owned()).collect(),
+            None => Vec::new(),
+        };
+        match below.is_empty() {
+            true => location.filename().unwrap_or_default().to_owned(),
+            false => below.join("/"),
+        }
+    }
+
+    /// The full URL of a file.
+    pub(super) fn url_of(&self, location: &Path) -> String {
+        format!("{}{location}", self.store_url.as_str())
+    }
+
+    async fn list(&self, table: &TableSpec) -> Result<Vec<DataFile>> {
+        let failed = |e| store::failed(self.url.as_str(), "listed", e);
+        let extension = extension(table.format);
+        if !self.url.path().ends_with('/') {
+            match self.store.head(&self.root).await {
+                Ok(meta) => return Ok(vec![DataFile { meta, values: Vec::new() }]),
+                Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) if self.is_folder() => tracing::debug!("`{}` is not a file: {error}", self.url),
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        let metas: Vec<ObjectMeta> = match self.store.list(Some(&self.root)).try_collect().await {
+            // A local folder that is not there is a table without files; a bucket that is not there is a mistake.
+            Err(object_store::Error::NotFound { .. }) if self.url.scheme() == "file" => Vec::new(),
+            listed => listed.map_err(failed)?,
+        };
+        let data = metas.into_iter().filter(|meta| self.is_data(&meta.location, extension));
+        let mut files: Vec<DataFile> = data
+            .map(|meta| Ok(DataFile { values: self.partition_values(table, &meta.location)?, meta }))
+            .collect::<Result<_>>()?;
+        files.sort_by(|a, b| a.meta.location.cmp(&b.meta.location));
+        Ok(files)
+    }
+
+    fn is_folder(&self) -> bool {
+        self.url.to_file_path().is_ok_and(|path| path.is_dir())
+    }
+
+    fn is_data(&self, location: &Path, extension: &str) -> bool {
+        let below = self.below_root(location);
+        let visible = below.split('/').all(|part| !part.starts_with(['_', '.']) || part.contains('='));
+        visible && below.to_lowercase().ends_with(extension)
+    }
+
+    fn partition_values(&self, table: &TableSpec, location: &Path) -> Result<Vec<ScalarValue>> {
+        let below = self.below_root(location);
+        let value = |(name, column_type): &(String, ColumnType)| {
+            let folder = below.split('/').find_map(|part| part.strip_prefix(name.as_str())?.strip_prefix('='));
+            let text = folder.map(percent_decoded).ok_or_else(|| {
+                let url = self.url_of(location);
+                Error::user(format!("in table `{}`, `{url}` is not in a folder `{name}=…`", table.name))
+                    .at(table.place.clone())
+                    .hint(format!("move it to where its `{name}` says, or take `{name}` out of `partition_by`"))
+            })?;
+            let arrow = column_type.arrow();
+            if text == HIVE_NULL {
+                return Ok(ScalarValue::try_from(&arrow)?);
+            }
+            ScalarValue::try_from_string(text.clone(), &arrow).map_err(|e| {
+                let url = self.url_of(location);
+                let kind = column_type.name();
+                Error::user(format!("in table `{}`, `{text}` in `{url}` is no {kind} for `{name}`", table.name))
+                    .at(table.place.clone())
+                    .because(e)
+            })
+        };
+        table.partition_by.iter().map(value).collect()
+    }
+
+    /// What was read of a file by [`TableFiles::check`].
+    pub(super) fn opened(&self, file: &DataFile) -> Option<Opened> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).get(&file.meta.location).cloned()
+    }
+
+    /// Reads the footers (or header lines) of these files, each once in a run, and says how they differ from the table's
+    /// declaration.
+    pub(super) async fn check(
+        &self,
+        table: &TableSpec,
+        files: &[DataFile],
+        runtime: &RuntimeEnv,
+    ) -> Result<Vec<Problem>> {
+        let new = files.iter().filter(|file| self.opened(file).is_none());
+        let mut read: Vec<(&DataFile, (Schema, Option<usize>))> = futures::stream::iter(new)
+            .map(async |file| {
+                let schema = match table.format {
+                    Format::Parquet => self.footer(file, runtime).await,
+                    Format::Csv => self.header(file, &tables::file_schema(table)).await,
+                };
+                let url = self.url_of(&file.meta.location);
+                let what = format!("in table `{}`, `{url}` cannot be read", table.name);
+                schema.map(|schema| (file, schema)).map_err(|e| e.context(what).at(table.place.clone()))
+            })
+            .buffer_unordered(FOOTERS_IN_FLIGHT)
+            .try_collect()
+            .await?;
+        read.sort_by(|(a, _), (b, _)| a.meta.location.cmp(&b.meta.location));
+        let mut differences = Differences::default();
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        for (file, (schema, rows)) in read {
+            differences.look(table, &self.url_of(&file.meta.location), &schema);
+            let header = Arc::new(schema.fields().iter().map(|f| f.name().clone()).collect());
+            opened.insert(file.meta.location.clone(), Opened { rows, header });
+        }
+        let problems = differences.problems(table);
+        if !problems.is_empty() {
+            opened.clear(); // What is wrong is said again to whoever asks again.
+        }
+        Ok(problems)
+    }
+
+    /// Refuses a file whose end is no Parquet footer. The Parquet reader panics where the footer says that it is longer
+    /// than the file, so its length is looked at before.
+    async fn check_tail(&self, file: &DataFile) -> Result<()> {
+        const TAIL: u64 = 8;
+        let (path, size) = (&file.meta.location, file.meta.size);
+        let tail = self.store.get_range(path, size.saturating_sub(TAIL)..size).await;
+        let tail = tail.map_err(|e| store::failed(&self.url_of(path), "read", e))?;
+        let whole = match <[u8; TAIL as usize]>::try_from(tail.as_ref()) {
+            Ok([a, b, c, d, magic @ ..]) => {
+                magic == *b"PAR1" && u64::from(u32::from_le_bytes([a, b, c, d])) + TAIL <= size
+            }
+            Err(_) => false,
+        };
+        if whole {
+            return Ok(());
+        }
+        Err(Error::user(format!("`{}` is no whole Parquet file", self.url_of(path)))
+            .hint("was its upload cut off? write it again, or remove it"))
+    }
+
+    async fn footer(&self, file: &DataFile, runtime: &RuntimeEnv) -> Result<(Schema, Option<usize>)> {
+        self.check_tail(file).await?;
+        let cache = runtime.cache_manager.get_file_metadata_cache();
+        let footer = DFParquetMetadata::new(self.store.as_ref(), &file.meta)
+            .with_file_metadata_cache(Some(cache))
+            .with_metadata_size_hint(Some(FOOTER_BYTES));
+        let rows = footer.fetch_metadata().await?.file_metadata().num_rows();
+        Ok((footer.fetch_schema().await?, usize::try_from(rows).ok()))
+    }
+
+    /// The names in the header line. CSV has no types: whether the text fits the declared ones shows when it is read.
+    async fn header(&self, file: &DataFile, declared: &Schema) -> Result<(Schema, Option<usize>)> {
+        let start = self.store.get_range(&file.meta.location, 0..file.meta.size.min(HEADER_BYTES)).await;
+        let start = start.map_err(|e| store::failed(&self.url_of(&file.meta.location), "read", e))?;
+        let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&start);
+        let format = arrow::csv::reader::Format::default().with_header(true);
+        let (schema, _) = format.infer_schema(std::io::Cursor::new(start), Some(0))?;
+        let names: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
+        Ok((csv_schema(&names, declared), None))
+    }
+}
+
+/// The schema of a CSV file: its header line's names, with the declared types where they are declared.
+pub(super) fn csv_schema(header: &[String], declared: &Schema) -> Schema {
+    let field = |name: &String| match declared.field_with_name(name) {
+        Ok(field) => field.clone(),
+        Err(_) => Field::new(name, arrow::datatypes::DataType::Utf8, true),
+    };
+    Schema::new(header.iter().map(field).collect::<Vec<_>>())
+}
+
+/// How the files of a format end.
+pub(super) fn extension(format: Format) -> &'static str {
+    match format {
+        Format::Parquet => ".parquet",
+        Format::Csv => ".csv",
+    }
+}
+
+fn percent_decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let code = (first == b'%').then(|| after.get(..2)).flatten().and_then(|hex| std::str::from_utf8(hex).ok());
+        match code.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[2..];
+            }
+            None => {
+                bytes.push(first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folder_names_are_percent_decoded() {
+        assert_eq!(percent_decoded("a%3Ab%20c"), "a:b c");
+        assert_eq!(percent_decoded("100%"), "100%");
+        assert_eq!(percent_decoded("%zz"), "%zz");
+    }
+}

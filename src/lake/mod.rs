@@ -1,0 +1,265 @@
+//! The lake: object stores, point-in-time tables, the commit protocol.
+//!
+//! A [`Lake`] holds a job's declared tables. [`Lake::session`] gives a DataFusion session in which they stand under their
+//! names with exactly the declared columns, and in which rows that had not happened or were not known by the session's
+//! [`Visibility`] do not exist, for any SQL. The declared checks run inside these scans: rows that a check rejects are not
+//! there either. [`Lake::finish_checks`] says afterwards what the checks found.
+
+mod check_scan;
+mod checks;
+mod files;
+mod local;
+mod online;
+mod point_in_time;
+mod provider;
+pub mod publish;
+mod read;
+mod report;
+mod session;
+mod store;
+mod tables;
+mod unique;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use chrono::{DateTime, TimeZone, Utc};
+use chrono_tz::Tz;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::physical_plan::execute_stream;
+use datafusion::prelude::SessionContext;
+use futures::TryStreamExt;
+
+pub use files::InputObject;
+pub use online::OnlineReport;
+pub use point_in_time::Visibility;
+pub use read::{EventSpan, read_published, read_texts};
+pub use report::{CheckCount, CheckReport, KEPT_REJECTS, StaleTable, rejects_schema};
+pub use session::{DEFAULT_MEMORY, EngineOptions, context, empty_session, empty_tables, parse_bytes};
+pub use store::{PutOutcome, Store, StoredObject};
+pub use tables::schema;
+
+use self::checks::Checks;
+use self::files::TableFiles;
+use self::provider::LakeTable;
+use self::report::{Repeated, locked};
+use self::unique::Repeats;
+use crate::error::Problem;
+use crate::spec::{ColumnType, JobSpec, OnFail, TableSpec};
+use crate::{Error, Result};
+
+/// The declared tables of a job.
+#[derive(Debug)]
+pub struct Lake {
+    tables: Vec<Table>,
+    timezone: Tz,
+    options: EngineOptions,
+    runtime: Arc<RuntimeEnv>,
+    nights: Mutex<HashMap<Visibility, Night>>,
+    /// Visibilities at which a table's unique checks found nothing: they find nothing at a narrower one.
+    unrepeated: Mutex<Vec<(String, Visibility)>>,
+}
+
+#[derive(Debug)]
+struct Table {
+    spec: Arc<TableSpec>,
+    checks: Arc<Checks>,
+    files: Arc<TableFiles>,
+}
+
+/// What a session's tables have found so far.
+type Night = Arc<Vec<LakeTable>>;
+
+impl Lake {
+    /// The tables of a job. Nothing is contacted yet; credentials come from the environment.
+    pub fn open(spec: &JobSpec, options: &EngineOptions) -> Result<Self> {
+        let env = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+        Self::over(spec.tables(), spec.timezone(), options, &env.collect::<Vec<_>>())
+    }
+
+    /// Some tables, whose days begin in this time zone, with these environment variables instead of the process's.
+    pub fn over(specs: &[TableSpec], timezone: Tz, options: &EngineOptions, env: &[(String, String)]) -> Result<Self> {
+        let runtime = session::runtime(options)?;
+        let mut stores: HashMap<String, Store> = HashMap::new();
+        let (mut tables, mut problems) = (Vec::new(), Vec::new());
+        for spec in specs {
+            problems.extend(time_problems(spec));
+            let checks = Checks::new(spec).unwrap_or_else(|found| {
+                problems.extend(found);
+                Checks::default()
+            });
+            let bucket = spec.url[..url::Position::BeforePath].to_owned();
+            let store = match stores.get(&bucket) {
+                Some(store) => store.clone(),
+                None => match Store::open_with(&spec.url, env) {
+                    Ok(store) => store,
+                    Err(error) => {
+                        problems.extend(error.at(spec.place.clone()).into_problems());
+                        continue;
+                    }
+                },
+            };
+            let files = TableFiles::new(spec, &store)?;
+            runtime.register_object_store(files.store_url.as_ref(), store.inner());
+            stores.insert(bucket, store);
+            tables.push(Table { spec: Arc::new(spec.clone()), checks: Arc::new(checks), files: Arc::new(files) });
+        }
+        Error::all(problems)?;
+        let (nights, unrepeated) = (Mutex::default(), Mutex::default());
+        Ok(Lake { tables, timezone, options: *options, runtime, nights, unrepeated })
+    }
+
+    /// A session in which the tables are as they were at `at`. Every file's schema is compared with the declaration here,
+    /// and the `unique` checks run here; the other checks run within the queries.
+    pub async fn session(&self, at: Visibility) -> Result<SessionContext> {
+        let context = session::context_in(&self.options, Arc::clone(&self.runtime));
+        self.register(&context, at).await?;
+        Ok(context)
+    }
+
+    async fn register(&self, context: &SessionContext, at: Visibility) -> Result<()> {
+        let known = locked(&self.nights).get(&at).cloned();
+        let night = match known {
+            Some(night) => night,
+            None => self.night(context, at).await?,
+        };
+        for table in night.iter() {
+            context.register_table(tables::reference(&table.spec.name), Arc::new(table.clone()))?;
+        }
+        Ok(())
+    }
+
+    async fn night(&self, context: &SessionContext, at: Visibility) -> Result<Night> {
+        let looked = self.tables.iter().map(|table| self.table_at(table, at));
+        let (mut tables, mut problems) = (Vec::new(), Vec::new());
+        for found in futures::future::join_all(looked).await {
+            match found? {
+                Ok(table) => tables.push(table),
+                Err(found) => problems.extend(found),
+            }
+        }
+        Error::all(problems)?;
+        for table in &mut tables {
+            self.set_repeats_aside(context, table).await?;
+        }
+        let night = Arc::new(tables);
+        // Two sessions at one visibility that are opened at once share what the first one finds.
+        Ok(Arc::clone(locked(&self.nights).entry(at).or_insert(night)))
+    }
+
+    async fn table_at(&self, table: &Table, at: Visibility) -> Result<Result<LakeTable, Vec<Problem>>> {
+        let parts = table.files.before(&table.spec, at.until).await?;
+        let problems = table.files.check(&table.spec, &parts, &self.runtime).await?;
+        if !problems.is_empty() {
+            return Ok(Err(problems));
+        }
+        Ok(Ok(LakeTable {
+            spec: Arc::clone(&table.spec),
+            checks: Arc::clone(&table.checks),
+            files: Arc::clone(&table.files),
+            parts: Arc::new(parts),
+            at,
+            timezone: self.timezone,
+            repeats: Repeats::default(),
+            state: Some(Arc::default()),
+            schema: tables::schema(&table.spec),
+        }))
+    }
+
+    async fn set_repeats_aside(&self, context: &SessionContext, table: &mut LakeTable) -> Result<()> {
+        let name = &table.spec.name;
+        let covered = |(known, at): &(String, Visibility)| known == name && at.covers(&table.at);
+        if table.checks.unique.is_empty() || locked(&self.unrepeated).iter().any(covered) {
+            return Ok(());
+        }
+        let (mut found, mut problems) = (Repeated::default(), Vec::new());
+        for check in &table.checks.unique {
+            let rows = context.read_table(Arc::new(LakeTable { state: None, ..table.clone() }))?;
+            let Some(repeated) = unique::repeated(&table.spec, check, rows).await? else { continue };
+            let rows = repeated.others.len() as u64;
+            found.counts.push((check.index, rows));
+            match check.on_fail {
+                OnFail::Reject => {
+                    found.rejects.extend(repeated.others.iter().cloned());
+                    table.repeats.leave_out(check, repeated)?;
+                }
+                OnFail::Fail => {
+                    let rule = checks::rule_name(&table.spec.checks[check.index].rule);
+                    let example = repeated.others.first().map_or("", |(_, row)| row);
+                    problems.push(report::broken_problem(&table.spec, &rule, rows, example).at(check.place.clone()));
+                }
+                OnFail::Warn => {}
+            }
+        }
+        Error::all(problems)?;
+        if found.counts.is_empty() {
+            locked(&self.unrepeated).push((name.clone(), table.at));
+        }
+        if let Some(state) = &table.state {
+            state.set_repeated(found);
+        }
+        Ok(())
+    }
+
+    /// The files that a session up to `until` reads, sorted by table and path; nothing of them is read.
+    pub async fn inputs(&self, until: DateTime<Utc>) -> Result<Vec<InputObject>> {
+        let listed = self.tables.iter().map(|table| table.files.inputs(&table.spec, until));
+        let mut inputs: Vec<InputObject> = futures::future::try_join_all(listed).await?.into_iter().flatten().collect();
+        inputs.sort();
+        Ok(inputs)
+    }
+
+    /// Runs the checks that no query of the sessions at `at` saw through to the end, and says what all of them found. A
+    /// broken check with `on_fail: fail` is an error. Call it before anything is published.
+    pub async fn finish_checks(&self, at: Visibility) -> Result<CheckReport> {
+        let context = self.session(at).await?;
+        let Some(night) = locked(&self.nights).get(&at).cloned() else {
+            return Err(Error::infra("the session of these checks is lost"));
+        };
+        let session = context.state();
+        for table in night.iter() {
+            let Some(state) = table.state.as_ref().filter(|s| table.checks.in_scan() && !s.is_collected()) else {
+                continue;
+            };
+            let plan = table.collecting(&session, &[], Arc::new(table.sink(state)))?;
+            let mut rows = execute_stream(plan, context.task_ctx())?;
+            let seen = loop {
+                match rows.try_next().await {
+                    Ok(Some(_)) => {}
+                    Ok(None) => break Ok(()),
+                    Err(error) => break Err(Error::from(error)),
+                }
+            };
+            // Broken checks end a scan with an error too; the report says those of all tables at once.
+            seen.or_else(|error| if state.is_collected() { Ok(()) } else { Err(error) })?;
+        }
+        let states = night.iter().filter_map(|t| Some((t.spec.as_ref(), t.checks.as_ref(), t.state.as_deref()?)));
+        report::report(states, at.until, |table, newest| self.instant(table, newest))
+    }
+
+    /// An event time as it stands in the data, as an instant; a date is the start of its day.
+    fn instant(&self, table: &TableSpec, value: i64) -> Option<DateTime<Utc>> {
+        let declared = table.event_time.as_ref().and_then(|column| point_in_time::column_type(table, column));
+        match declared {
+            Some(ColumnType::Date) => {
+                let date = chrono::NaiveDate::default() + chrono::Duration::days(value);
+                Some(crate::AsOf::new(date, self.timezone).instant())
+            }
+            _ => Utc.timestamp_micros(value).single(),
+        }
+    }
+}
+
+fn time_problems(spec: &TableSpec) -> Vec<Problem> {
+    let roles = [("event_time", &spec.event_time), ("known_at", &spec.known_at)];
+    let wrong = roles.into_iter().filter_map(|(role, column)| {
+        let column = column.as_ref()?;
+        let message = match point_in_time::column_type(spec, column) {
+            Some(ColumnType::Timestamp | ColumnType::Date) => return None,
+            Some(other) => format!("`{role}` of table `{}` is `{column}`, a {}", spec.name, other.name()),
+            None => format!("`{role}` of table `{}` is `{column}`, which is no column of it", spec.name),
+        };
+        Some(Problem::new(message).at(spec.place.clone()).hint("it must be a column of type `timestamp` or `date`"))
+    });
+    wrong.collect()
+}

@@ -1,0 +1,99 @@
+//! What `check --online` finds: stores that answer, tables that are there and as declared, loads that have run.
+
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::{DataType, Date32Type, TimestampMicrosecondType};
+use datafusion::functions_aggregate::expr_fn::max;
+use datafusion::prelude::{SessionContext, ident};
+
+use super::checks::in_words;
+use super::files::extension;
+use super::provider::LakeTable;
+use super::report::{is_stale, stale_problem};
+use super::{Lake, Table, Visibility, session};
+use crate::error::{Class, Problem};
+use crate::spec::{CheckRule, OnFail};
+use crate::{AsOf, Error, Result};
+
+/// What a look at the lake finds.
+#[derive(Debug, Default)]
+pub struct OnlineReport {
+    /// What stands in the way of a run: tables without files, files that are not as declared, and stale tables whose
+    /// check says `on_fail: fail`.
+    pub problems: Vec<Problem>,
+    /// Stale tables that only raise an alert.
+    pub stale: Vec<Problem>,
+}
+
+impl Lake {
+    /// Looks at every table as a run at `as_of` would find it. A store that cannot be reached is an error, for it says
+    /// nothing about the job.
+    pub async fn look(&self, as_of: AsOf) -> Result<OnlineReport> {
+        let context = session::context_in(&self.options, std::sync::Arc::clone(&self.runtime));
+        let mut report = OnlineReport::default();
+        for table in &self.tables {
+            match self.look_at(&context, table, as_of, &mut report.stale).await {
+                Ok(found) => report.problems.extend(found),
+                Err(error) if error.class() == Class::User => report.problems.extend(error.into_problems()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(report)
+    }
+
+    async fn look_at(
+        &self,
+        context: &SessionContext,
+        table: &Table,
+        as_of: AsOf,
+        alerts: &mut Vec<Problem>,
+    ) -> Result<Vec<Problem>> {
+        let spec = &table.spec;
+        let files = table.files.all(spec).await?;
+        if files.is_empty() {
+            let message = format!("table `{}` has no {} file in `{}`", spec.name, extension(spec.format), spec.url);
+            let problem = Problem::new(message).at(spec.place.clone());
+            return Ok(vec![problem.hint("is the path right, and has the load into the lake run?")]);
+        }
+        let problems = table.files.check(spec, files, &self.runtime).await?;
+        if !problems.is_empty() {
+            return Ok(problems);
+        }
+        let mut failed = Vec::new();
+        for check in &spec.checks {
+            if let CheckRule::FreshWithin(limit) = check.rule {
+                let newest = self.newest(context, table, Visibility::at(as_of)).await?;
+                if is_stale(newest, limit, as_of.instant()) {
+                    let problem = stale_problem(spec, newest, &in_words(limit), as_of.instant());
+                    let stands_in_the_way = check.on_fail == OnFail::Fail;
+                    let goal = if stands_in_the_way { &mut failed } else { &mut *alerts };
+                    goal.push(problem.at(check.place.clone()));
+                }
+            }
+        }
+        Ok(failed)
+    }
+
+    async fn newest(
+        &self,
+        context: &SessionContext,
+        table: &Table,
+        at: Visibility,
+    ) -> Result<Option<chrono::DateTime<chrono::Utc>>> {
+        let Some(column) = &table.spec.event_time else { return Ok(None) };
+        let found = match self.table_at(table, at).await? {
+            Ok(found) => found,
+            Err(problems) => return Error::all(problems).map(|()| None),
+        };
+        let rows = context.read_table(std::sync::Arc::new(LakeTable { state: None, ..found }))?;
+        let newest = rows.aggregate(Vec::new(), vec![max(ident(column))])?.collect().await?;
+        let value = newest.iter().filter(|batch| batch.num_rows() > 0).find_map(|batch| {
+            let column = batch.column(0);
+            match column.data_type() {
+                _ if column.is_null(0) => None,
+                DataType::Date32 => Some(i64::from(column.as_primitive::<Date32Type>().value(0))),
+                _ => Some(column.as_primitive_opt::<TimestampMicrosecondType>()?.value(0)),
+            }
+        });
+        Ok(value.and_then(|value| self.instant(&table.spec, value)))
+    }
+}

@@ -1,0 +1,47 @@
+//! Tenure: what each customer is worth, who is about to leave, and which stage of life each one is in, every night.
+//!
+//! ```text
+//! jobs/ltv.yaml ──spec──▶ JobSpec                      valid by construction, every error with file:line:col
+//!       │
+//!       ▼
+//! lake::session ──▶ SessionContext                     rows at or after as_of do not exist for any SQL
+//!       │
+//!       ▼
+//! features ──▶ FeatureStream (one row per customer)    SQL files → windows → one scan per file
+//!       │
+//!       ▼
+//! text + model::scorer ──▶ ScoredBatch                 tokens (rayon) → encoder → heads, on its own thread
+//!       │
+//!       ▼
+//! segments ──▶ stages, transitions                     stage, previous stage, since, why it moved
+//!       │
+//!       ▼
+//! lake::publish ──▶ Committed ──▶ ledger, report       all or nothing, one night = one commit
+//! ```
+//!
+//! [`pipeline`] is the only module that knows this order. [`training`] reuses [`features`] unchanged, with many as-of
+//! dates and label queries, and writes the model bundle whose manifest scoring checks.
+//!
+//! `tch` is imported only under [`model`] and [`training`]; `datafusion` only under [`lake`], [`features`],
+//! [`segments`] and [`error`]. Plain data (`Vec`, Arrow arrays) crosses between them.
+
+pub mod as_of;
+pub mod cli;
+pub mod demo;
+pub mod error;
+pub mod failpoint;
+pub mod features;
+pub mod hash;
+pub mod lake;
+pub mod ledger;
+pub mod model;
+pub mod pipeline;
+pub mod printer;
+pub mod report;
+pub mod segments;
+pub mod spec;
+pub mod text;
+pub mod training;
+
+pub use as_of::AsOf;
+pub use error::{Error, Result};

@@ -1,0 +1,25 @@
+//! Parses the command line, runs the command, prints the error, ends with the exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tenure::cli::Cli;
+use tenure::error::ExitStatus;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            // clap would say 2, which stands for a failure that is worth a retry.
+            let status = if error.use_stderr() { ExitStatus::User } else { ExitStatus::Done };
+            return ExitCode::from(status as u8);
+        }
+    };
+    let printer = cli.global.printer();
+    let status = tenure::cli::run(cli, &printer).unwrap_or_else(|error| {
+        printer.error(&error);
+        error.status()
+    });
+    ExitCode::from(status as u8)
+}

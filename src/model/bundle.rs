@@ -1,0 +1,150 @@
+//! The folder that training writes and scoring reads.
+//!
+//! ```text
+//! manifest.json        what it is, with the SHA-256 of every other file
+//! preprocess.json      fitted preprocessing
+//! weights.safetensors  the network
+//! baselines.json       fitted baselines, for `tenure evaluate`
+//! encoder/             the text encoder as it was used: config, tokenizer, weights (only with text)
+//! ```
+//! A new bundle is written beside the old one and then put in its place. No clock is in it: the same training gives
+//! the same bytes.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tch::{Device, Tensor};
+
+use super::encoder::Checkpoint;
+use super::folder::write_whole;
+use super::manifest::{BundleManifest, LAYOUT};
+use super::network::Network;
+use super::preprocess::Preprocess;
+use super::weights;
+use crate::error::Place;
+use crate::training::Baselines;
+use crate::{Error, Result, failpoint, hash};
+
+const MANIFEST: &str = "manifest.json";
+const PREPROCESS: &str = "preprocess.json";
+const WEIGHTS: &str = "weights.safetensors";
+const BASELINES: &str = "baselines.json";
+const ENCODER: &str = "encoder";
+
+/// A bundle whose files have the hashes that its manifest names.
+#[derive(Debug, Clone)]
+pub struct Bundle {
+    folder: PathBuf,
+    manifest: BundleManifest,
+    preprocess: Preprocess,
+}
+
+/// What goes into a bundle besides its manifest.
+#[derive(Debug)]
+pub struct BundleParts<'a> {
+    /// Fitted preprocessing.
+    pub preprocess: &'a Preprocess,
+    /// The network's variables.
+    pub weights: Vec<(String, Tensor)>,
+    /// Fitted baselines.
+    pub baselines: &'a Baselines,
+    /// The encoder's checkpoint, copied file by file.
+    pub encoder: Option<&'a Checkpoint>,
+}
+
+impl Bundle {
+    /// Opens the bundle of a folder and checks every file against the manifest.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let place = Place::file(folder.display().to_string());
+        let path = folder.join(MANIFEST);
+        if !path.exists() {
+            return Err(Error::user("there is no model bundle here")
+                .at(place)
+                .hint("train one with `tenure train JOB`"));
+        }
+        let manifest: BundleManifest = read_json(&path)?;
+        if manifest.layout != LAYOUT {
+            return Err(Error::user(format!("the bundle has layout {}, this program knows {LAYOUT}", manifest.layout))
+                .at(place)
+                .hint("train again with `tenure train JOB`"));
+        }
+        for (file, wanted) in &manifest.files {
+            let path = folder.join(file);
+            if !path.exists() || hash::of_file(&path)? != *wanted {
+                return Err(Error::user(format!("`{file}` is not the file that the manifest names"))
+                    .at(place)
+                    .hint("the bundle is damaged: copy it again, or train again with `tenure train JOB`"));
+            }
+        }
+        let preprocess = read_json(&folder.join(PREPROCESS))?;
+        Ok(Bundle { folder: folder.to_path_buf(), manifest, preprocess })
+    }
+
+    /// Writes a bundle in the place of the one that is there, which stays as it was until everything is written.
+    pub fn write(folder: &Path, mut manifest: BundleManifest, parts: BundleParts<'_>) -> Result<BundleManifest> {
+        let weights_by_name = parts.weights.into_iter().collect();
+        write_whole(folder, |new| {
+            write_json(&new.join(PREPROCESS), parts.preprocess)?;
+            write_json(&new.join(BASELINES), parts.baselines)?;
+            weights::save(&weights_by_name, &new.join(WEIGHTS))?;
+            for file in [PREPROCESS, BASELINES, WEIGHTS] {
+                manifest.files.insert(file.to_owned(), hash::of_file(&new.join(file))?);
+            }
+            if let Some(encoder) = parts.encoder {
+                encoder.copy_to(&new.join(ENCODER))?;
+                let hashes = encoder.hashes()?.into_iter().map(|(file, hash)| (format!("{ENCODER}/{file}"), hash));
+                manifest.files.extend(hashes);
+            }
+            manifest.name_version();
+            let path = new.join(MANIFEST);
+            std::fs::write(&path, manifest.to_json()).map_err(|e| Error::io(&path, e))?;
+            failpoint::reach("bundle.written");
+            Ok(())
+        })?;
+        Ok(manifest)
+    }
+
+    /// What it knows about itself.
+    pub fn manifest(&self) -> &BundleManifest {
+        &self.manifest
+    }
+
+    /// Its preprocessing.
+    pub fn preprocess(&self) -> &Preprocess {
+        &self.preprocess
+    }
+
+    /// The folder of its encoder, if it has one.
+    pub fn encoder(&self) -> Option<PathBuf> {
+        self.manifest.text.as_ref().map(|_| self.folder.join(ENCODER))
+    }
+
+    /// The baselines that were fitted with it.
+    pub fn baselines(&self) -> Result<Baselines> {
+        read_json(&self.folder.join(BASELINES))
+    }
+
+    /// Its network on a device, ready to score.
+    pub fn network(&self, device: Device) -> Result<Network> {
+        let start = vec![0.0; self.manifest.network.outputs];
+        let network = Network::new(&self.manifest.network, 0.0, &start, device)?;
+        weights::load(network.store(), &self.folder.join(WEIGHTS), &weights::Tolerated::NOTHING)?;
+        Ok(network.for_scoring())
+    }
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+    serde_json::from_str(&text).map_err(|e| {
+        Error::user("this is not a file of a model bundle")
+            .at(Place::at(path.display().to_string(), e.line(), e.column()))
+            .because(e)
+            .hint("train again with `tenure train JOB`")
+    })
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string(value).map_err(|e| Error::infra("the bundle cannot be written").because(e))?;
+    std::fs::write(path, text + "\n").map_err(|e| Error::io(path, e))
+}

@@ -1,0 +1,21 @@
+//! The network: encoder, preprocessing, heads, bundle, scorer. The only room besides `training` that knows libtorch.
+
+pub mod bundle;
+pub mod device;
+pub mod encoder;
+pub mod folder;
+pub mod heads;
+pub mod manifest;
+pub mod network;
+pub mod predict;
+pub mod preprocess;
+pub mod scorer;
+pub mod scores;
+pub mod text_classifier;
+mod torch_error;
+pub mod weights;
+
+pub use bundle::Bundle;
+pub use manifest::BundleManifest;
+pub use scorer::{MINIMUM_DATA, ScoredBatch, ScoredStream, Scorer};
+pub use scores::{NO_SCORE_REASON, score_columns};

@@ -1,0 +1,123 @@
+//! Rows of features to predictions, on whatever thread holds the network.
+
+use tch::{Device, Kind, Tensor};
+
+use super::bundle::Bundle;
+use super::encoder::Encoder;
+use super::heads::{Head, Prediction, make_monotone};
+use super::network::Network;
+use super::preprocess::{InputKind, MISSING, Preprocess, RawColumn, RawTable};
+use crate::Result;
+
+/// Texts that are embedded at once.
+const TEXTS_AT_ONCE: usize = 4096;
+
+/// A network with all that stands before and behind it.
+#[derive(Debug)]
+pub struct Predictor {
+    heads: Vec<Head>,
+    preprocess: Preprocess,
+    network: Network,
+    encoder: Option<Encoder>,
+    device: Device,
+}
+
+impl Predictor {
+    /// Loads a bundle onto a device.
+    pub fn load(bundle: &Bundle, device: Device) -> Result<Self> {
+        let encoder = match (bundle.encoder(), &bundle.manifest().text) {
+            (Some(folder), Some(text)) => Some(Encoder::load_cut(&folder, device, text.max_length)?),
+            _ => None,
+        };
+        Ok(Predictor {
+            heads: bundle.manifest().heads.clone(),
+            preprocess: bundle.preprocess().clone(),
+            network: bundle.network(device)?,
+            encoder,
+            device,
+        })
+    }
+
+    /// The heads in the order of the predictions.
+    pub fn heads(&self) -> &[Head] {
+        &self.heads
+    }
+
+    /// A table of the features that it needs, without rows.
+    pub fn table(&self) -> RawTable {
+        RawTable::new(self.preprocess.inputs().iter().map(|i| (i.name.clone(), i.kind)).collect())
+    }
+
+    /// One prediction per head for every row; `None` for a row of which one output is not finite.
+    pub fn predict(&self, table: &RawTable) -> Result<Vec<Option<Vec<Prediction>>>> {
+        let numbers = matrix(&self.preprocess.transform(table)?, table.rows(), self.device)?.f_to_kind(Kind::Double)?;
+        let mut texts = Vec::new();
+        if let Some(encoder) = &self.encoder {
+            let embedded = embed(encoder, table, self.device)?;
+            let table = embedded.table.f_to_kind(Kind::Double)?;
+            for ids in &embedded.ids {
+                texts.push(table.f_index_select(0, ids)?);
+            }
+        }
+        let raw = self.network.outputs(&numbers, &texts)?;
+        Ok(predictions(&self.heads, &raw, self.network.shape().members))
+    }
+}
+
+/// A matrix on a device.
+pub fn matrix(values: &[f32], rows: usize, device: Device) -> Result<Tensor> {
+    let width = values.len().checked_div(rows).unwrap_or(0);
+    Ok(Tensor::f_from_slice(values)?.f_view([rows as i64, width as i64])?.f_to_device(device)?)
+}
+
+/// Reads raw outputs, n × members × outputs, head by head; families are made monotone.
+pub fn predictions(heads: &[Head], raw: &[f64], members: usize) -> Vec<Option<Vec<Prediction>>> {
+    let outputs: usize = heads.iter().map(Head::width).sum();
+    let of_row = |row: &[f64]| {
+        let mut offset = 0;
+        let mut found = Vec::with_capacity(heads.len());
+        for head in heads {
+            let parts: Vec<&[f64]> = row.chunks_exact(outputs).map(|m| &m[offset..offset + head.width()]).collect();
+            found.push(head.predict(&parts)?);
+            offset += head.width();
+        }
+        make_monotone(heads, &mut found);
+        Some(found)
+    };
+    raw.chunks_exact(members * outputs).map(of_row).collect()
+}
+
+/// The distinct texts of a table, embedded once.
+#[derive(Debug)]
+pub struct Embedded {
+    /// [distinct texts + 1, hidden]; the last row, 0, stands for no text.
+    pub table: Tensor,
+    /// Per text column, each row's place in the table.
+    pub ids: Vec<Tensor>,
+}
+
+/// Embeds the text columns of a table.
+pub fn embed(encoder: &Encoder, table: &RawTable, device: Device) -> Result<Embedded> {
+    let _guard = tch::no_grad_guard();
+    let columns: Vec<_> = table
+        .columns()
+        .filter_map(|(_, kind, column)| match column {
+            RawColumn::Words(words) if kind == InputKind::Text => Some(words),
+            _ => None,
+        })
+        .collect();
+    let texts: Vec<&str> = columns.iter().flat_map(|c| c.words().iter().map(String::as_str)).collect();
+    let mut parts = Vec::new();
+    for chunk in texts.chunks(TEXTS_AT_ONCE) {
+        parts.push(encoder.embed(chunk)?);
+    }
+    parts.push(Tensor::f_zeros([1, encoder.hidden_size() as i64], (Kind::Float, device))?);
+    let mut ids = Vec::new();
+    let mut first = 0;
+    for column in columns {
+        let place = |id: &u32| if *id == MISSING { texts.len() as i64 } else { first + i64::from(*id) };
+        ids.push(Tensor::f_from_slice(&column.ids().iter().map(place).collect::<Vec<_>>())?.f_to_device(device)?);
+        first += column.words().len() as i64;
+    }
+    Ok(Embedded { table: Tensor::f_cat(&parts, 0)?, ids })
+}

@@ -1,0 +1,93 @@
+//! The published form of predictions.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Float64Array, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::record_batch::RecordBatch;
+
+use super::heads::{Head, Prediction};
+use crate::Result;
+use crate::spec::{Loss, ModelSpec};
+
+/// The reason of a row whose outputs are not all finite.
+pub const NOT_FINITE: &str = "not finite";
+
+/// The column that says why a customer has no scores.
+pub const NO_SCORE_REASON: &str = "no_score_reason";
+
+/// The columns that scoring adds, with their types and what they mean.
+pub fn score_columns(model: &ModelSpec) -> Vec<(String, DataType, String)> {
+    let heads: Vec<(&str, &str, &Loss)> =
+        model.heads.iter().map(|h| (h.name.as_str(), h.label.as_str(), &h.loss)).collect();
+    columns(&heads)
+}
+
+fn columns(heads: &[(&str, &str, &Loss)]) -> Vec<(String, DataType, String)> {
+    let mut columns = Vec::new();
+    for (name, label, loss) in heads {
+        let mut number = |name: String, meaning: String| columns.push((name, DataType::Float64, meaning));
+        match loss {
+            Loss::Bce => number(name.to_string(), format!("predicted probability that `{label}` is 1")),
+            Loss::Mse => number(name.to_string(), format!("predicted `{label}`")),
+            Loss::Ziln => {
+                number(name.to_string(), format!("expected `{label}`"));
+                for (suffix, share) in [("p10", "a tenth"), ("p50", "half"), ("p90", "nine tenths")] {
+                    number(
+                        format!("{name}_{suffix}"),
+                        format!("`{label}` stays at or below this with a chance of {share}"),
+                    );
+                }
+            }
+            Loss::Softmax => {
+                columns.push((name.to_string(), DataType::Utf8, format!("likeliest `{label}`")));
+                let meaning = format!("predicted probability of the likeliest `{label}`");
+                columns.push((format!("{name}_probability"), DataType::Float64, meaning));
+            }
+        }
+    }
+    columns.push((NO_SCORE_REASON.into(), DataType::Utf8, "why there are no scores; NULL where there are".into()));
+    columns
+}
+
+/// The schema of the scores of a model's heads; every column is nullable.
+pub(super) fn score_schema(heads: &[Head]) -> SchemaRef {
+    let heads: Vec<(&str, &str, &Loss)> = heads.iter().map(|h| (h.name.as_str(), h.label.as_str(), &h.loss)).collect();
+    let fields = columns(&heads).into_iter().map(|(name, data_type, _)| Field::new(name, data_type, true));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+/// Predictions as a batch; a row without them is NULL in every column but the reason.
+pub(super) fn scores(
+    heads: &[Head],
+    schema: &SchemaRef,
+    predicted: &[Option<Vec<Prediction>>],
+    reasons: &[Option<String>],
+) -> Result<RecordBatch> {
+    let mut columns: Vec<ArrayRef> = Vec::new();
+    for (place, head) in heads.iter().enumerate() {
+        let of_head = || predicted.iter().map(|row| row.as_ref().map(|row| row[place]));
+        let mut number = |of: &dyn Fn(Prediction) -> f64| {
+            columns.push(Arc::new(Float64Array::from_iter(of_head().map(|p| p.map(of)))));
+        };
+        match head.loss {
+            Loss::Bce | Loss::Mse => number(&|p| p.point()),
+            Loss::Ziln => {
+                number(&|p| p.point());
+                for level in 0..3 {
+                    number(&|p| if let Prediction::Value { quantiles, .. } = p { quantiles[level] } else { p.point() });
+                }
+            }
+            Loss::Softmax => {
+                let class = |p: Prediction| match p {
+                    Prediction::Class(class, _) => head.classes.get(class).map(String::as_str),
+                    _ => None,
+                };
+                columns.push(Arc::new(StringArray::from_iter(of_head().map(|p| p.and_then(class)))));
+                columns.push(Arc::new(Float64Array::from_iter(of_head().map(|p| p.map(|p| p.point())))));
+            }
+        }
+    }
+    columns.push(Arc::new(StringArray::from_iter(reasons.iter().map(Option::as_deref))));
+    Ok(RecordBatch::try_new(schema.clone(), columns)?)
+}

@@ -1,0 +1,105 @@
+//! Whether a job could run: offline from its files alone, online against lake and model too.
+
+use serde::Serialize;
+
+use super::plan::Plan;
+use crate::lake::{EngineOptions, Lake};
+use crate::model::Bundle;
+use crate::spec::{EntityTask, JobSpec, Task, TextClassifierTask};
+use crate::{AsOf, Error, Result};
+
+/// What a check that found nothing wrong looked at.
+#[derive(Debug, Default, Serialize)]
+pub struct CheckReport {
+    /// The job's name.
+    pub job: String,
+    /// Declared tables.
+    pub tables: usize,
+    /// SQL files that were planned.
+    pub sql_files: usize,
+    /// Columns of the matrix.
+    pub features: usize,
+    /// What the model predicts.
+    pub heads: Vec<String>,
+    /// The lifecycle stages.
+    pub stages: Vec<String>,
+    /// Whether lake and model were looked at.
+    pub online: bool,
+    /// Stale tables: a run would end with exit code 3.
+    pub alerts: Vec<String>,
+    /// What is not wrong but good to know.
+    pub notes: Vec<String>,
+}
+
+impl std::fmt::Display for CheckReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "`{}` is right: {} tables", self.job, self.tables)?;
+        if self.sql_files > 0 {
+            write!(f, ", {} SQL files, {} features", self.sql_files, self.features)?;
+        }
+        if !self.heads.is_empty() {
+            write!(f, ", heads {}", self.heads.join(", "))?;
+        }
+        if !self.stages.is_empty() {
+            write!(f, ", stages {}", self.stages.join(" → "))?;
+        }
+        if self.online { write!(f, "; lake and model fit") } else { Ok(()) }
+    }
+}
+
+/// Checks a job without data: YAML, references, every SQL file on empty tables, and the model bundle if there is one.
+pub async fn check(spec: &JobSpec) -> Result<CheckReport> {
+    let mut report = CheckReport { job: spec.name().to_owned(), tables: spec.tables().len(), ..CheckReport::default() };
+    match spec.task() {
+        Task::Entity(task) => {
+            let plan = Plan::new(spec).await?;
+            report.sql_files = plan.sql_hashes().len() + plan.labels.hashes().len();
+            report.features = plan.columns.len();
+            report.heads = task.model.iter().flat_map(|m| &m.heads).map(|head| head.name.clone()).collect();
+            report.stages = plan.stages.iter().flat_map(|stages| stages.stages().map(str::to_owned)).collect();
+            report.notes.extend(check_bundle(spec, task, &plan)?);
+        }
+        Task::TextClassifier(task) => check_texts(task)?,
+    }
+    Ok(report)
+}
+
+/// Everything that [`check`] does, then: is the lake there, are its tables as declared and fresh, does the model fit?
+pub async fn check_online(spec: &JobSpec, as_of: AsOf, engine: &EngineOptions) -> Result<CheckReport> {
+    let mut report = check(spec).await?;
+    report.online = true;
+    let lake = Lake::open(spec, engine)?;
+    let found = lake.look(as_of).await?;
+    report.alerts = found.stale.iter().map(ToString::to_string).collect();
+    let mut problems = found.problems;
+    if let Task::Entity(task) = spec.task()
+        && let Some(model) = &task.model
+        && let Err(error) = Bundle::open(&model.bundle)
+    {
+        problems.extend(error.into_problems());
+    }
+    Error::all(problems)?;
+    Ok(report)
+}
+
+/// A bundle that is there has to fit; one that is not there yet is only worth a note.
+fn check_bundle(spec: &JobSpec, task: &EntityTask, plan: &Plan) -> Result<Option<String>> {
+    let Some(model) = &task.model else { return Ok(None) };
+    if !model.bundle.join("manifest.json").exists() {
+        return Ok(Some(format!(
+            "there is no model in `{}` yet; `tenure train {}` makes one",
+            model.bundle.display(),
+            spec.file().display()
+        )));
+    }
+    Bundle::open(&model.bundle)?.manifest().check(model, &plan.columns, &plan.sql_hashes())?;
+    Ok(None)
+}
+
+fn check_texts(task: &TextClassifierTask) -> Result<()> {
+    if !task.encoder.join("config.json").exists() {
+        return Err(Error::user(format!("there is no encoder in `{}`", task.encoder.display()))
+            .hint("`scripts/encoder.sh FOLDER` fetches all-MiniLM-L6-v2"));
+    }
+    Ok(())
+}

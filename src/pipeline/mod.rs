@@ -1,0 +1,15 @@
+//! One night, from the job file to the committed tables: the only module that knows the order.
+//!
+//! [`Plan`] is what a job will do, known without data; [`run`] does it for one day; [`check`] asks whether it could;
+//! [`train`] and [`evaluate`] look at past days through the same plan.
+
+mod check;
+mod night;
+mod plan;
+mod snapshots;
+mod tables;
+
+pub use check::{CheckReport, check, check_online};
+pub use night::{NightOptions, NightOutcome, run};
+pub use plan::Plan;
+pub use snapshots::{evaluate, train};

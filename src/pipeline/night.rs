@@ -1,0 +1,298 @@
+//! One night: features → scores → stages → commit → record.
+
+use std::path::Path;
+use std::time::Instant;
+
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::datatypes::{DataType, Field, Schema};
+use chrono::NaiveDate;
+use futures::StreamExt;
+use serde::Serialize;
+use tempfile::TempDir;
+
+use super::plan::Plan;
+use super::tables::{NightTables, ScoredFiles};
+use crate::error::ExitStatus;
+use crate::features::FeatureStream;
+use crate::lake::publish::{self, Commit, KeyParts, Publisher, RunKey, StagedFile};
+use crate::lake::{CheckCount, EngineOptions, Lake, Store, Visibility};
+use crate::ledger::{CheckRecord, ModelRecord, PlacedTable, RunRecord};
+use crate::model::device::DeviceChoice;
+use crate::model::{Bundle, MINIMUM_DATA, Scorer};
+use crate::printer::Printer;
+use crate::report::{NightReport, PublishedTable, RejectRow};
+use crate::segments::{SEGMENTS, StageSummary};
+use crate::spec::{JobSpec, PublishSpec};
+use crate::{AsOf, Error, Result, failpoint, lake};
+
+/// How this machine runs a night.
+#[derive(Debug, Clone)]
+pub struct NightOptions {
+    /// Memory and threads of the queries.
+    pub engine: EngineOptions,
+    /// Where the model runs.
+    pub device: DeviceChoice,
+    /// Compute the night even if it is already published.
+    pub force: bool,
+}
+
+/// How a night ended.
+#[derive(Debug, Serialize)]
+pub struct NightOutcome {
+    /// The run whose tables are in force.
+    pub run_id: String,
+    /// Whether they were there before.
+    pub already_done: bool,
+    /// The process's exit code.
+    pub exit_code: u8,
+    /// Thresholds that were crossed.
+    pub alerts: Vec<String>,
+    /// What was published; `None` where nothing had to be computed.
+    pub report: Option<NightReport>,
+}
+
+impl NightOutcome {
+    /// The exit status that it stands for.
+    pub fn status(&self) -> ExitStatus {
+        if self.already_done || self.alerts.is_empty() { ExitStatus::Done } else { ExitStatus::Alert }
+    }
+}
+
+/// Publishes the night of `as_of`. A night whose inputs, SQL, model and job are those of the commit in force is done at
+/// once; a run that fails leaves its error in the ledger and the published tables as they were.
+pub async fn run(spec: &JobSpec, as_of: AsOf, options: &NightOptions, printer: &Printer) -> Result<NightOutcome> {
+    let task = spec.entity_task()?;
+    let publish = task.publish.as_ref().ok_or_else(|| {
+        Error::user("the job publishes nothing")
+            .at(crate::error::Place::file(spec.file().display().to_string()))
+            .hint("add `publish: {path: out/}`")
+    })?;
+    let start = Instant::now();
+    let plan = Plan::new(spec).await?;
+    let bundle = task.model.as_ref().map(|model| Bundle::open(&model.bundle)).transpose()?;
+    failpoint::reach("night.planned");
+
+    let store = Store::open(&publish.url)?;
+    let lake = Lake::open(spec, &options.engine)?;
+    let inputs = lake.inputs(as_of.instant()).await?;
+    let previous = match task.segments {
+        Some(_) => night_before(&store, as_of.date()).await?,
+        None => None,
+    };
+    let key = RunKey::of(&KeyParts {
+        job: spec.hash().to_owned(),
+        as_of: as_of.date(),
+        sql: plan.sql_hashes(),
+        model: bundle.as_ref().map(|bundle| bundle.manifest().hash()),
+        inputs: inputs.clone(),
+        previous: previous.as_ref().map(|commit| commit.key.as_str().to_owned()),
+    });
+    let publisher = Publisher::new(store.clone(), as_of.date(), key);
+    if !options.force
+        && let Some(committed) = publisher.settle().await?
+    {
+        printer.say(format!("the night of {as_of} is already published by run `{}`", committed.commit.run_id));
+        return Ok(NightOutcome {
+            run_id: committed.commit.run_id,
+            already_done: true,
+            exit_code: ExitStatus::Done as u8,
+            alerts: Vec::new(),
+            report: None,
+        });
+    }
+
+    let mut record = RunRecord::start(spec.name(), as_of.date(), publisher.key());
+    record.job_hash = spec.hash().to_owned();
+    record.sql = plan.sql_hashes();
+    record.read(inputs.iter().map(|input| (input.table.as_str(), input.size)));
+    if let Some(manifest) = bundle.as_ref().map(Bundle::manifest) {
+        record.model = Some(ModelRecord { version: manifest.model_version.clone(), hash: manifest.hash() });
+    }
+    record.took("plan", start.elapsed());
+    record.save(&store).await?;
+    failpoint::reach("night.started");
+
+    let mut night = Night { spec, publish, as_of, options, printer, plan: &plan, lake: &lake, publisher, record };
+    match night.compute(bundle.as_ref(), previous.as_ref()).await {
+        Ok(report) => Ok(NightOutcome {
+            run_id: night.record.run_id.clone(),
+            already_done: false,
+            exit_code: night.record.exit_code.unwrap_or_default(),
+            alerts: night.record.alerts.clone(),
+            report: Some(report),
+        }),
+        Err(error) => {
+            night.record.failed(&error);
+            if let Err(lost) = night.record.save(&store).await {
+                printer.warn(format!("the failure could not be recorded: {lost}"));
+            }
+            Err(error)
+        }
+    }
+}
+
+/// The newest published night before `date`: what stages look back on.
+async fn night_before(store: &Store, date: NaiveDate) -> Result<Option<Commit>> {
+    for night in publish::nights(store).await?.into_iter().rev().filter(|night| *night < date) {
+        if let Some(commit) = publish::committed(store, night).await?
+            && commit.table(SEGMENTS).is_some()
+        {
+            return Ok(Some(commit));
+        }
+    }
+    Ok(None)
+}
+
+fn check_record(check: &CheckCount) -> CheckRecord {
+    CheckRecord {
+        table: check.table.clone(),
+        check: check.rule.clone(),
+        on_fail: check.on_fail.clone(),
+        broken: check.rows,
+        note: None,
+    }
+}
+
+struct Night<'a> {
+    spec: &'a JobSpec,
+    publish: &'a PublishSpec,
+    as_of: AsOf,
+    options: &'a NightOptions,
+    printer: &'a Printer,
+    plan: &'a Plan,
+    lake: &'a Lake,
+    publisher: Publisher,
+    record: RunRecord,
+}
+
+impl Night<'_> {
+    async fn compute(&mut self, bundle: Option<&Bundle>, previous: Option<&Commit>) -> Result<NightReport> {
+        let dir = TempDir::with_prefix("tenure-").map_err(|e| Error::io(std::env::temp_dir(), e))?;
+        let tables = NightTables::new(self.plan, &self.publisher, self.spec, bundle.map(|b| b.manifest()));
+
+        let start = Instant::now();
+        let scored = self.score(bundle, &tables, dir.path()).await?;
+        self.record.took("features and scores", start.elapsed());
+        failpoint::reach("night.scored");
+
+        let start = Instant::now();
+        let mut files = scored.published;
+        let summary = self.segment(&tables, &scored.spill, previous, dir.path(), &mut files).await?;
+        self.record.took("segments", start.elapsed());
+        failpoint::reach("night.segmented");
+
+        let start = Instant::now();
+        let checks = self.lake.finish_checks(Visibility::at(self.as_of)).await?;
+        files.push(tables.write_rejects(&checks.rejects, dir.path())?);
+        self.record.alerts = checks.alerts();
+        self.record.checks = checks.counts.iter().map(check_record).collect();
+        self.record.counts.rejects = checks.rejected();
+        self.record.counts.customers = scored.spill.rows();
+        self.record.counts.unscored = scored.unscored;
+        self.record.counts.scored = scored.spill.rows() - self.record.counts.unscored.values().sum::<u64>();
+        if let Some(summary) = &summary {
+            self.record.counts.stages = summary.stages.iter().map(|s| (s.stage.clone(), s.customers)).collect();
+        }
+        self.record.took("checks", start.elapsed());
+
+        let start = Instant::now();
+        let audited = self.publisher.staged(files)?.audit()?;
+        self.record.took("audit", start.elapsed());
+        let committed = audited.commit(&mut self.record).await?;
+        let store = Store::open(&self.publish.url)?;
+        let published = |table: &PlacedTable| PublishedTable {
+            table: table.name.clone(),
+            path: store.url_of(&table.path),
+            rows: table.rows,
+        };
+        let rejects = self.record.counts.rejects.iter().flat_map(|(table, reasons)| {
+            reasons.iter().map(|(reason, rows)| RejectRow { table: table.clone(), reason: reason.clone(), rows: *rows })
+        });
+        Ok(NightReport {
+            job: self.record.job.clone(),
+            as_of: self.record.as_of,
+            run_id: self.record.run_id.clone(),
+            tables: committed.tables.iter().map(published).collect(),
+            stages: summary,
+            rejects: rejects.collect(),
+            warnings: self.record.alerts.clone(),
+        })
+    }
+
+    /// Features → scores, written as they come: the published tables and the scored rows for the stages.
+    async fn score(&self, bundle: Option<&Bundle>, tables: &NightTables<'_>, dir: &Path) -> Result<ScoredFiles> {
+        let session = self.lake.session(Visibility::at(self.as_of)).await?;
+        let features = self.plan.features.matrix(&session, self.spec, self.as_of).await?;
+        let mut writer = tables.scored_writer(dir, self.publish.features)?;
+        let progress = self.printer.progress("scoring", None);
+        match bundle {
+            None => {
+                let mut features = features;
+                while let Some(batch) = features.next().await {
+                    let batch = batch?;
+                    writer.write(&batch, None)?;
+                    progress.add(batch.num_rows() as u64);
+                }
+            }
+            Some(bundle) => {
+                let scorer = Scorer::start(
+                    bundle,
+                    self.spec,
+                    &self.plan.columns,
+                    &self.plan.sql_hashes(),
+                    self.options.device.resolve()?,
+                )?;
+                let mut scored = scorer.score(self.with_minimum_data(features)?);
+                while let Some(batch) = scored.next().await {
+                    let batch = batch?;
+                    writer.write(&batch.features, Some(&batch.scores))?;
+                    progress.add(batch.features.num_rows() as u64);
+                }
+            }
+        }
+        let files = writer.finish()?;
+        progress.done(format!("{} customers", files.spill.rows()));
+        Ok(files)
+    }
+
+    /// Adds the flag that tells the scorer who has enough data.
+    fn with_minimum_data(&self, features: FeatureStream) -> Result<FeatureStream> {
+        let Some(condition) = self.plan.minimum_data.clone() else { return Ok(features) };
+        let flag = Field::new(MINIMUM_DATA, DataType::Boolean, false);
+        let fields = features.schema().fields().iter().cloned().chain([flag.into()]).collect::<Vec<_>>();
+        let schema = std::sync::Arc::new(Schema::new(fields));
+        let with_flag = std::sync::Arc::clone(&schema);
+        let batches = features.map(move |batch| {
+            let batch: RecordBatch = batch?;
+            let flags: BooleanArray = condition.matches(&batch)?;
+            let mut columns = batch.columns().to_vec();
+            columns.push(std::sync::Arc::new(flags));
+            Ok(RecordBatch::try_new(std::sync::Arc::clone(&with_flag), columns)?)
+        });
+        Ok(FeatureStream::new(schema, self.as_of, batches))
+    }
+
+    async fn segment(
+        &self,
+        tables: &NightTables<'_>,
+        scored: &StagedFile,
+        previous: Option<&Commit>,
+        dir: &Path,
+        files: &mut Vec<StagedFile>,
+    ) -> Result<Option<StageSummary>> {
+        let Some(stages) = &self.plan.stages else { return Ok(None) };
+        let context = lake::context(&self.options.engine)?;
+        let previous = match previous.and_then(|commit| commit.table(SEGMENTS)) {
+            Some(table) => Some(lake::read_published(&context, &self.publish.url, &table.path).await?),
+            None => None,
+        };
+        let mut segmented = stages.assign(&context, scored.path(), previous, self.as_of).await?;
+        let mut writer = tables.segments_writer(stages, dir)?;
+        while let Some(batch) = segmented.segments.next().await {
+            writer.write(&batch?)?;
+        }
+        files.push(writer.finish()?);
+        files.push(tables.write_transitions(stages, &segmented.transitions, dir)?);
+        Ok(Some(segmented.summary))
+    }
+}

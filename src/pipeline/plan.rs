@@ -1,0 +1,181 @@
+//! What a job will do, resolved without data: every SQL file planned on empty tables of the declared schema, every
+//! name that one part of the job file says of another looked up.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use chrono::NaiveDate;
+
+use crate::error::{Place, Problem};
+use crate::features::{Condition, ConditionParser, FeatureColumn, FeatureSet, LabelSet};
+use crate::lake::publish::described;
+use crate::segments::StagePlan;
+use crate::spec::{EntityTask, JobSpec, Loss, ModelSpec, nearest};
+use crate::{AsOf, Error, Result, lake, model};
+
+/// A job whose SQL, model and stages are known to fit each other.
+pub struct Plan {
+    /// The feature files.
+    pub features: FeatureSet,
+    /// The label files.
+    pub labels: LabelSet,
+    /// The types of their columns, in order.
+    pub label_types: Vec<DataType>,
+    /// The matrix's columns behind the key.
+    pub columns: Vec<FeatureColumn>,
+    /// The matrix's schema, key first, columns described.
+    pub matrix: SchemaRef,
+    /// The scores' schema: each head's columns, then `no_score_reason`; empty without a model.
+    pub scores: SchemaRef,
+    /// Who is scored at all.
+    pub minimum_data: Option<Condition>,
+    /// The stages over matrix and scores.
+    pub stages: Option<StagePlan>,
+}
+
+impl Plan {
+    /// Plans a job; everything that is wrong with it comes at once.
+    pub async fn new(spec: &JobSpec) -> Result<Self> {
+        let task = spec.entity_task()?;
+        let mut problems = Vec::new();
+        let features = gather(&mut problems, FeatureSet::load(task, spec.root()))?;
+        let labels = gather(&mut problems, LabelSet::load(task, spec.root()))?;
+        let (Some(features), Some(labels)) = (features, labels) else {
+            Error::all(problems)?;
+            return Err(Error::user("the SQL files cannot be read"));
+        };
+        let empty = lake::empty_session(spec)?;
+        let columns = gather(&mut problems, features.resolve(&empty, spec).await)?;
+        problems.extend(labels.check(&features, &empty, spec).await?);
+        let Some(columns) = columns else {
+            Error::all(problems)?;
+            return Err(Error::user("the SQL files cannot be planned"));
+        };
+        Error::all(std::mem::take(&mut problems))?;
+
+        // Any day will do: the tables are empty, and only the schemas are asked for.
+        let some_day = AsOf::new(NaiveDate::default(), spec.timezone());
+        let keyed = features.matrix(&empty, spec, some_day).await?.schema().field(0).clone();
+        let labelled = labels.labels(&features, &empty, spec, some_day).await?.schema().clone();
+        let label_types = labelled.fields().iter().skip(1).map(|field| field.data_type().clone()).collect();
+
+        let file = Place::file(spec.file().display().to_string());
+        let matrix = matrix_schema(&keyed, &columns);
+        let scores = score_schema(task.model.as_ref());
+        if let Some(model) = &task.model {
+            let names: Vec<&str> = labelled.fields().iter().skip(1).map(|field| field.name().as_str()).collect();
+            problems.extend(model_problems(task, model, &columns, &names, &file));
+        }
+        let minimum_data = match task.model.as_ref().and_then(|m| m.minimum_data.as_deref()) {
+            Some(sql) => match ConditionParser::new(&matrix)?.parse(sql) {
+                Ok(condition) => Some(condition),
+                Err(problem) => {
+                    problems.push(problem.about("`minimum_data`").at(file.clone()));
+                    None
+                }
+            },
+            None => None,
+        };
+        let scored = joined(&matrix, &scores);
+        let key = task.entity.key.as_str();
+        let stages = task.segments.as_ref().map(|segments| StagePlan::new(segments, key, scored)).transpose();
+        let churn = task.model.iter().flat_map(|m| &m.heads).filter(|head| head.loss == Loss::Bce);
+        let churn: Vec<&str> = churn.map(|head| head.name.as_str()).collect();
+        let stages = gather(&mut problems, stages)?.flatten().map(|stages| stages.report_means(churn));
+        Error::all(problems)?;
+        Ok(Plan { features, labels, label_types, columns, matrix, scores, minimum_data, stages })
+    }
+
+    /// Matrix and scores side by side: what the stages see.
+    pub fn scored(&self) -> SchemaRef {
+        joined(&self.matrix, &self.scores)
+    }
+
+    /// The hash of every SQL file behind the matrix.
+    pub fn sql_hashes(&self) -> BTreeMap<String, String> {
+        self.features.hashes()
+    }
+}
+
+/// Keeps the user's problems for later; the infrastructure's end the planning.
+fn gather<T>(problems: &mut Vec<Problem>, result: Result<T>) -> Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.class() == crate::error::Class::User => {
+            problems.extend(error.into_problems());
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn matrix_schema(key: &Field, columns: &[FeatureColumn]) -> SchemaRef {
+    let key = described(key.clone(), "the customer");
+    let columns = columns.iter().map(|column| {
+        let mut text = column.description.clone().unwrap_or_else(|| format!("from {}", column.file));
+        if let Some(window) = &column.window {
+            text.push_str(&format!(" (window: {window})"));
+        }
+        described(Field::new(&column.name, column.data_type.clone(), true), text)
+    });
+    Arc::new(Schema::new(std::iter::once(key).chain(columns).collect::<Vec<_>>()))
+}
+
+fn score_schema(model: Option<&ModelSpec>) -> SchemaRef {
+    let columns = model.map(model::score_columns).unwrap_or_default();
+    let fields = columns.into_iter().map(|(name, data_type, text)| described(Field::new(name, data_type, true), text));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+fn joined(left: &SchemaRef, right: &SchemaRef) -> SchemaRef {
+    Arc::new(Schema::new(left.fields().iter().chain(right.fields()).cloned().collect::<Vec<_>>()))
+}
+
+/// The names that the model's part of the job says of the matrix and the labels.
+fn model_problems(
+    task: &EntityTask,
+    model: &ModelSpec,
+    columns: &[FeatureColumn],
+    labels: &[&str],
+    file: &Place,
+) -> Vec<Problem> {
+    let names = || columns.iter().map(|c| c.name.as_str());
+    let mut problems = Vec::new();
+    let mut unknown = |what: String, name: &str, known: Vec<&str>, place: &Place| {
+        let hint = nearest(name, known.iter().copied());
+        let problem = Problem::new(format!("{what} `{name}` is not there")).at(place.clone());
+        problems.push(match hint {
+            Some(near) => problem.hint(format!("did you mean `{near}`?")),
+            None => problem.hint("`tenure features docs` lists the columns"),
+        });
+    };
+    for head in &model.heads {
+        if !labels.contains(&head.label.as_str()) {
+            unknown(format!("the label of head `{}`", head.name), &head.label, labels.to_vec(), &head.place);
+        }
+    }
+    for column in model.text.iter().flat_map(|text| &text.columns) {
+        if !columns.iter().any(|c| c.name == *column && c.data_type == DataType::Utf8) {
+            unknown("the text column".to_owned(), column, names().collect(), file);
+        }
+    }
+    if let Some(rfm) = &task.train.rfm {
+        for column in [&rfm.recency, &rfm.frequency, &rfm.monetary] {
+            if !names().any(|name| name == column) {
+                unknown("the feature".to_owned(), column, names().collect(), &rfm.place);
+            }
+        }
+    }
+    let taken = |name: &str| names().any(|n| n == name) || name == task.entity.key;
+    for (name, ..) in model::score_columns(model) {
+        if taken(&name) {
+            problems.push(
+                Problem::new(format!("the score `{name}` has the name of a feature"))
+                    .at(file.clone())
+                    .hint("rename the head or the feature"),
+            );
+        }
+    }
+    problems
+}

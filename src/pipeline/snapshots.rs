@@ -1,0 +1,131 @@
+//! Training and evaluation on the lake: features and labels at past dates, by the SQL of the nightly run.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+
+use super::plan::Plan;
+use crate::features::{FeatureColumn, FeatureStream};
+use crate::lake::{EngineOptions, EventSpan, Lake, Visibility};
+use crate::model::Bundle;
+use crate::model::device::DeviceChoice;
+use crate::printer::Printer;
+use crate::spec::JobSpec;
+use crate::training::{Evaluation, LabelInfo, SnapshotSource, TrainJob, TrainingReport, evaluate_from, train_from};
+use crate::{AsOf, Error, Result};
+
+/// Days without any event at the end of a lake that are taken for quiet ones, not for missing ones.
+const QUIET_DAYS: u64 = 3;
+
+/// Trains the job's model on what lay before `as_of` and writes its bundle.
+pub async fn train(
+    spec: &JobSpec,
+    as_of: AsOf,
+    engine: &EngineOptions,
+    device: DeviceChoice,
+    printer: &Printer,
+) -> Result<TrainingReport> {
+    let task = spec.entity_task()?;
+    let plan = Plan::new(spec).await?;
+    // No label window may reach beyond the day of the training, and nothing that became known later counts.
+    let source = LakeSnapshots::new(spec, &plan, engine, as_of).await?;
+    let job = TrainJob { name: spec.name(), task, device: device.resolve()? };
+    train_from(&source, job, as_of, printer).await
+}
+
+/// Compares what the job's model says of `as_of` with what happened from then on.
+pub async fn evaluate(
+    spec: &JobSpec,
+    as_of: AsOf,
+    engine: &EngineOptions,
+    device: DeviceChoice,
+    printer: &Printer,
+) -> Result<Evaluation> {
+    let task = spec.entity_task()?;
+    let model = task.model.as_ref().ok_or_else(|| Error::user("this job has no `model:` to evaluate"))?;
+    let plan = Plan::new(spec).await?;
+    let bundle = Bundle::open(&model.bundle)?;
+    let trained = bundle.manifest().trained_as_of;
+    if as_of.date() < trained {
+        printer.warn(format!(
+            "the model was trained as of {trained}: of what followed {as_of} it has seen a part, and looks better than it is"
+        ));
+    }
+    let horizon = u64::from(plan.labels.horizon_days());
+    let source = LakeSnapshots::new(spec, &plan, engine, as_of.plus_days(horizon)).await?;
+    evaluate_from(&source, task, &bundle, as_of, device.resolve()?).await
+}
+
+/// The lake at many dates.
+struct LakeSnapshots<'a> {
+    spec: &'a JobSpec,
+    plan: &'a Plan,
+    lake: Lake,
+    labels: Vec<LabelInfo>,
+    span: EventSpan,
+    /// What became known at or after this day does not count, not even as a label.
+    known: AsOf,
+}
+
+impl<'a> LakeSnapshots<'a> {
+    /// Refuses a lake whose events end well before `known`: outcomes would be cut off and look like customers who left.
+    async fn new(spec: &'a JobSpec, plan: &'a Plan, engine: &EngineOptions, known: AsOf) -> Result<Self> {
+        let lake = Lake::open(spec, engine)?;
+        let span = lake.event_span(Visibility::at(known)).await?.ok_or_else(|| {
+            Error::user(format!("the lake holds no event before {known}"))
+                .hint("`tenure check --online` looks at the tables")
+        })?;
+        let newest = span.last.with_timezone(&spec.timezone()).date_naive();
+        if newest < known.minus_days(QUIET_DAYS).date() {
+            let latest = AsOf::new(newest, spec.timezone()).plus_days(1);
+            let horizon = u64::from(plan.labels.horizon_days());
+            return Err(Error::user(format!("outcomes are needed up to {known}, and the newest event is of {newest}"))
+                .hint(format!(
+                    "`train` knows its outcomes up to `--as-of {latest}`, `evaluate` up to `--as-of {}`",
+                    latest.minus_days(horizon)
+                )));
+        }
+        let labels = plan.labels.columns().into_iter().zip(&plan.label_types).map(|(column, data_type)| LabelInfo {
+            name: column.name,
+            data_type: data_type.clone(),
+            horizon_days: column.horizon_days,
+            default: column.default,
+        });
+        Ok(LakeSnapshots { spec, plan, lake, labels: labels.collect(), span, known })
+    }
+}
+
+#[async_trait(?Send)]
+impl SnapshotSource for LakeSnapshots<'_> {
+    fn features(&self) -> &[FeatureColumn] {
+        &self.plan.columns
+    }
+
+    fn feature_hashes(&self) -> BTreeMap<String, String> {
+        self.plan.sql_hashes()
+    }
+
+    fn labels(&self) -> &[LabelInfo] {
+        &self.labels
+    }
+
+    fn label_hashes(&self) -> BTreeMap<String, String> {
+        self.plan.labels.hashes()
+    }
+
+    async fn first_event(&self) -> Result<AsOf> {
+        let timezone = self.spec.timezone();
+        Ok(AsOf::new(self.span.first.with_timezone(&timezone).date_naive(), timezone))
+    }
+
+    async fn matrix(&self, as_of: AsOf) -> Result<FeatureStream> {
+        let session = self.lake.session(Visibility::at(as_of)).await?;
+        self.plan.features.matrix(&session, self.spec, as_of).await
+    }
+
+    async fn outcome(&self, as_of: AsOf) -> Result<FeatureStream> {
+        let until = as_of.plus_days(u64::from(self.plan.labels.horizon_days()));
+        let session = self.lake.session(Visibility { until: until.instant(), known: self.known.instant() }).await?;
+        self.plan.labels.labels(&self.plan.features, &session, self.spec, as_of).await
+    }
+}

@@ -1,0 +1,191 @@
+//! The tables of a night: which there are, what their columns mean, and the writers that fill them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+
+use super::plan::Plan;
+use crate::Result;
+use crate::lake::publish::{Publisher, StagedFile, TableMeta, TableWriter, described};
+use crate::model::{BundleManifest, NO_SCORE_REASON};
+use crate::segments::{SEGMENTS, StagePlan, TRANSITIONS};
+use crate::spec::JobSpec;
+
+/// The scored customers.
+const PREDICTIONS: &str = "predictions";
+/// The matrix that was scored.
+const FEATURES: &str = "features";
+/// Input rows that no feature saw.
+const REJECTS: &str = "rejects";
+/// Features and scores side by side, for the stages alone; never published.
+const SPILL: &str = "scored";
+
+/// Knows every table of one night.
+pub(super) struct NightTables<'a> {
+    plan: &'a Plan,
+    publisher: &'a Publisher,
+    job: &'a str,
+    model_version: Option<&'a str>,
+}
+
+/// What scoring leaves behind.
+pub(super) struct ScoredFiles {
+    /// `predictions` and, where the job asks for it, `features`.
+    pub published: Vec<StagedFile>,
+    /// Features and scores side by side.
+    pub spill: StagedFile,
+    /// Customers without a score, by reason.
+    pub unscored: BTreeMap<String, u64>,
+}
+
+impl<'a> NightTables<'a> {
+    pub fn new(plan: &'a Plan, publisher: &'a Publisher, spec: &'a JobSpec, model: Option<&'a BundleManifest>) -> Self {
+        NightTables { plan, publisher, job: spec.name(), model_version: model.map(|m| m.model_version.as_str()) }
+    }
+
+    /// A writer of everything that comes out of scoring.
+    pub fn scored_writer(&self, dir: &Path, features: bool) -> Result<ScoredWriter> {
+        let key = self.key();
+        let predictions = match self.model_version {
+            Some(version) => Some(Predictions {
+                writer: self.start(dir, self.predictions())?,
+                schema: self.predictions().schema,
+                model_version: version.to_owned(),
+                run_id: self.publisher.run_id(),
+            }),
+            None => None,
+        };
+        let matrix = TableMeta {
+            schema: Arc::clone(&self.plan.matrix),
+            ..TableMeta::new(FEATURES, "The feature matrix of the night, one row per customer.", vec![])
+        };
+        let spill = TableMeta { schema: self.plan.scored(), ..TableMeta::new(SPILL, "Features and scores.", vec![]) };
+        Ok(ScoredWriter {
+            predictions,
+            features: features.then(|| self.start(dir, matrix.key([key.clone()]))).transpose()?,
+            spill: self.start(dir, spill.key([key]))?,
+            scored: self.plan.scored(),
+            unscored: BTreeMap::new(),
+        })
+    }
+
+    /// A writer of the segments table.
+    pub fn segments_writer(&self, stages: &StagePlan, dir: &Path) -> Result<TableWriter> {
+        let meta = TableMeta::new(SEGMENTS, "The stage of life of every customer on the night.", vec![]);
+        self.start(dir, TableMeta { schema: stages.segments_schema(), ..meta }.key([self.key()]))
+    }
+
+    /// The transitions table, whole.
+    pub fn write_transitions(&self, stages: &StagePlan, rows: &RecordBatch, dir: &Path) -> Result<StagedFile> {
+        let meta = TableMeta::new(TRANSITIONS, "Customers by stage on the night before and on this one.", vec![]);
+        let mut writer = self.start(dir, TableMeta { schema: stages.transitions_schema(), ..meta })?;
+        writer.write(rows)?;
+        writer.finish()
+    }
+
+    /// The rejected rows, whole.
+    pub fn write_rejects(&self, rows: &RecordBatch, dir: &Path) -> Result<StagedFile> {
+        let meta = TableMeta::new(
+            REJECTS,
+            "Input rows that broke a check and were seen by no feature.",
+            vec![
+                described(Field::new("table", DataType::Utf8, false), "the source table"),
+                described(Field::new("reason", DataType::Utf8, false), "the check that the row broke"),
+                described(Field::new("row", DataType::Utf8, true), "the row as JSON; NULL where rows are only counted"),
+            ],
+        );
+        let rows = RecordBatch::try_new(Arc::clone(&meta.schema), rows.columns().to_vec())?;
+        let mut writer = self.start(dir, meta)?;
+        writer.write(&rows)?;
+        writer.finish()
+    }
+
+    fn predictions(&self) -> TableMeta {
+        let mut fields: Vec<Field> = vec![self.plan.matrix.field(0).clone()];
+        fields.extend(self.plan.scores.fields().iter().map(|field| field.as_ref().clone()));
+        fields.push(described(Field::new("model_version", DataType::Utf8, false), "the bundle that scored"));
+        fields.push(described(Field::new("run_id", DataType::Utf8, false), "the run in the ledger"));
+        TableMeta::new(PREDICTIONS, "What the model says of every customer.", fields).key([self.key()])
+    }
+
+    fn key(&self) -> String {
+        self.plan.matrix.field(0).name().clone()
+    }
+
+    fn start(&self, dir: &Path, meta: TableMeta) -> Result<TableWriter> {
+        let mut meta = meta.metadata("job", self.job);
+        if let Some(version) = self.model_version {
+            meta = meta.metadata("model_version", version);
+        }
+        self.publisher.writer(dir, &meta)
+    }
+}
+
+/// Writes what comes out of scoring, batch by batch.
+pub(super) struct ScoredWriter {
+    predictions: Option<Predictions>,
+    features: Option<TableWriter>,
+    spill: TableWriter,
+    scored: SchemaRef,
+    unscored: BTreeMap<String, u64>,
+}
+
+struct Predictions {
+    writer: TableWriter,
+    schema: SchemaRef,
+    model_version: String,
+    run_id: String,
+}
+
+impl ScoredWriter {
+    /// One batch of the matrix with its scores, if there is a model.
+    pub fn write(&mut self, features: &RecordBatch, scores: Option<&RecordBatch>) -> Result<()> {
+        let score_columns = scores.map(|scores| scores.columns()).unwrap_or_default();
+        let width = self.scored.fields().len() - score_columns.len();
+        let matrix = &features.columns()[..width];
+        let side_by_side = matrix.iter().chain(score_columns).cloned().collect();
+        self.spill.write(&RecordBatch::try_new(Arc::clone(&self.scored), side_by_side)?)?;
+        if let Some(writer) = &mut self.features {
+            let schema: Schema = self.scored.project(&(0..width).collect::<Vec<_>>())?;
+            writer.write(&RecordBatch::try_new(Arc::new(schema), matrix.to_vec())?)?;
+        }
+        if let (Some(predictions), Some(scores)) = (&mut self.predictions, scores) {
+            predictions.write(&features.columns()[0], scores)?;
+            count_unscored(scores, &mut self.unscored);
+        }
+        Ok(())
+    }
+
+    /// Closes the files.
+    pub fn finish(self) -> Result<ScoredFiles> {
+        let mut published = Vec::new();
+        if let Some(predictions) = self.predictions {
+            published.push(predictions.writer.finish()?);
+        }
+        if let Some(features) = self.features {
+            published.push(features.finish()?);
+        }
+        Ok(ScoredFiles { published, spill: self.spill.finish()?, unscored: self.unscored })
+    }
+}
+
+impl Predictions {
+    fn write(&mut self, key: &ArrayRef, scores: &RecordBatch) -> Result<()> {
+        let repeat = |text: &str| -> ArrayRef { Arc::new(StringArray::from(vec![text; scores.num_rows()])) };
+        let mut columns = vec![Arc::clone(key)];
+        columns.extend(scores.columns().iter().cloned());
+        columns.push(repeat(&self.model_version));
+        columns.push(repeat(&self.run_id));
+        self.writer.write(&RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
+    }
+}
+
+fn count_unscored(scores: &RecordBatch, unscored: &mut BTreeMap<String, u64>) {
+    let Some(reasons) = scores.column_by_name(NO_SCORE_REASON) else { return };
+    for reason in reasons.as_string::<i32>().iter().flatten() {
+        *unscored.entry(reason.to_owned()).or_default() += 1;
+    }
+}

@@ -1,0 +1,450 @@
+//! What a job file means, once it is known to be right. Later code never checks these values again.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use chrono_tz::Tz;
+use url::Url;
+
+use crate::error::Place;
+
+/// A whole job: valid by construction, made by [`crate::spec::load`] alone.
+#[derive(Debug, Clone)]
+pub struct JobSpec {
+    pub(super) parts: JobParts,
+}
+
+/// The fields behind [`JobSpec`], filled by validation.
+#[derive(Debug, Clone)]
+pub(super) struct JobParts {
+    pub name: String,
+    pub file: PathBuf,
+    pub root: PathBuf,
+    pub hash: String,
+    pub lake: Url,
+    pub timezone: Tz,
+    pub tables: Vec<TableSpec>,
+    pub task: Task,
+}
+
+/// What the job is for.
+#[derive(Debug, Clone)]
+pub enum Task {
+    /// Value, churn and stages of an entity's rows.
+    Entity(Box<EntityTask>),
+    /// One label per text: fine-tunes the encoder end to end.
+    TextClassifier(Box<TextClassifierTask>),
+}
+
+impl JobSpec {
+    /// The job's name: lower-case letters, digits and `_`.
+    pub fn name(&self) -> &str {
+        &self.parts.name
+    }
+    /// The job file as it was named on the command line.
+    pub fn file(&self) -> &std::path::Path {
+        &self.parts.file
+    }
+    /// The folder that relative paths start from: the parent of the `jobs` folder, or the job file's own folder.
+    pub fn root(&self) -> &std::path::Path {
+        &self.parts.root
+    }
+    /// SHA-256 of the meaning of the file (after environment variables, without comments and layout).
+    pub fn hash(&self) -> &str {
+        &self.parts.hash
+    }
+    /// Where the lake is; always ends with `/`.
+    pub fn lake(&self) -> &Url {
+        &self.parts.lake
+    }
+    /// Where a day begins.
+    pub fn timezone(&self) -> Tz {
+        self.parts.timezone
+    }
+    /// The source tables, in the order of the file.
+    pub fn tables(&self) -> &[TableSpec] {
+        &self.parts.tables
+    }
+    /// One table by name.
+    pub fn table(&self, name: &str) -> Option<&TableSpec> {
+        self.parts.tables.iter().find(|t| t.name == name)
+    }
+    /// What the job is for.
+    pub fn task(&self) -> &Task {
+        &self.parts.task
+    }
+    /// The entity task, or an error that says which commands a text classifier knows.
+    pub fn entity_task(&self) -> crate::Result<&EntityTask> {
+        match &self.parts.task {
+            Task::Entity(task) => Ok(task),
+            Task::TextClassifier(_) => {
+                Err(crate::Error::user("this job trains a text classifier and has no customers")
+                    .at(Place::file(self.parts.file.display().to_string()))
+                    .hint("it knows `check` and `train`; a job with `entity:` knows them all"))
+            }
+        }
+    }
+}
+
+/// The parts of a job about customers (or any other entity).
+#[derive(Debug, Clone)]
+pub struct EntityTask {
+    /// The population.
+    pub entity: EntitySpec,
+    /// Staging views, in the order of the file (a glob's files by name); absolute paths.
+    pub views: Vec<PathBuf>,
+    /// Feature files, likewise.
+    pub features: Vec<PathBuf>,
+    /// Label files, likewise.
+    pub labels: Vec<PathBuf>,
+    /// What is predicted, if anything.
+    pub model: Option<ModelSpec>,
+    /// How it is trained.
+    pub train: TrainSpec,
+    /// The stages, if any.
+    pub segments: Option<SegmentsSpec>,
+    /// Where the tables go.
+    pub publish: Option<PublishSpec>,
+}
+
+/// The population: one row per entity.
+#[derive(Debug, Clone)]
+pub struct EntitySpec {
+    /// Where the rows come from.
+    pub source: EntitySource,
+    /// The key column, present in every feature file.
+    pub key: String,
+}
+
+/// Where the population comes from.
+#[derive(Debug, Clone)]
+pub enum EntitySource {
+    /// A declared table; `since` is the time column from which a row belongs to the population.
+    Table {
+        /// The table's name.
+        table: String,
+        /// Only rows with `since < as_of` belong; without it every visible row does.
+        since: Option<String>,
+    },
+    /// A SELECT with one row per entity over tables and views.
+    Query(PathBuf),
+}
+
+/// A source table.
+#[derive(Debug, Clone)]
+pub struct TableSpec {
+    /// Its name in SQL.
+    pub name: String,
+    /// Where its declaration stands.
+    pub place: Place,
+    /// Its folder or file; absolute, under the lake unless it was given as a URL.
+    pub url: Url,
+    /// The format of its files.
+    pub format: Format,
+    /// Hive partition columns, outermost first.
+    pub partition_by: Vec<(String, ColumnType)>,
+    /// When a row happened; a table without it is visible whole at any date.
+    pub event_time: Option<String>,
+    /// When a row became known.
+    pub known_at: Option<String>,
+    /// Its columns, in the order of the file.
+    pub columns: Vec<ColumnSpec>,
+    /// What must hold for its rows.
+    pub checks: Vec<CheckSpec>,
+}
+
+/// File formats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Apache Parquet.
+    Parquet,
+    /// Comma-separated values with a header line.
+    Csv,
+}
+
+/// A declared column.
+#[derive(Debug, Clone)]
+pub struct ColumnSpec {
+    /// Its name.
+    pub name: String,
+    /// Its type.
+    pub column_type: ColumnType,
+    /// Where its declaration stands.
+    pub place: Place,
+}
+
+/// The types that a job file knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum ColumnType {
+    Bool,
+    Int8,
+    Int16,
+    Int32,
+    Int64,
+    Float32,
+    Float64,
+    Utf8,
+    Date,
+    /// Microseconds in UTC.
+    Timestamp,
+}
+
+impl ColumnType {
+    /// Every type with its name in a job file.
+    pub const NAMES: [(&'static str, ColumnType); 10] = [
+        ("bool", ColumnType::Bool),
+        ("int8", ColumnType::Int8),
+        ("int16", ColumnType::Int16),
+        ("int32", ColumnType::Int32),
+        ("int64", ColumnType::Int64),
+        ("float32", ColumnType::Float32),
+        ("float64", ColumnType::Float64),
+        ("utf8", ColumnType::Utf8),
+        ("date", ColumnType::Date),
+        ("timestamp", ColumnType::Timestamp),
+    ];
+
+    /// Its name in a job file.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, t)| *t == self).map_or("unknown", |(name, _)| name)
+    }
+
+    /// The Arrow type that SQL sees.
+    pub fn arrow(self) -> arrow::datatypes::DataType {
+        use arrow::datatypes::{DataType, TimeUnit};
+        match self {
+            ColumnType::Bool => DataType::Boolean,
+            ColumnType::Int8 => DataType::Int8,
+            ColumnType::Int16 => DataType::Int16,
+            ColumnType::Int32 => DataType::Int32,
+            ColumnType::Int64 => DataType::Int64,
+            ColumnType::Float32 => DataType::Float32,
+            ColumnType::Float64 => DataType::Float64,
+            ColumnType::Utf8 => DataType::Utf8,
+            ColumnType::Date => DataType::Date32,
+            ColumnType::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+        }
+    }
+}
+
+/// One rule for a table's rows and what a break of it means.
+#[derive(Debug, Clone)]
+pub struct CheckSpec {
+    /// The rule.
+    pub rule: CheckRule,
+    /// What to do with rows that break it.
+    pub on_fail: OnFail,
+    /// Where it stands.
+    pub place: Place,
+}
+
+/// What must hold.
+#[derive(Debug, Clone)]
+pub enum CheckRule {
+    /// The column is never NULL (and never NaN).
+    NotNull(String),
+    /// No two rows share these columns; of several, the earliest by event time is kept.
+    Unique(Vec<String>),
+    /// The value, where there is one, lies between the bounds, both included.
+    Range {
+        /// The column.
+        column: String,
+        /// The least value.
+        min: Option<f64>,
+        /// The greatest value.
+        max: Option<f64>,
+    },
+    /// The value, where there is one, is one of these.
+    Accepted {
+        /// The column.
+        column: String,
+        /// The values, as text.
+        values: Vec<String>,
+    },
+    /// The newest visible event is at most this old at as_of.
+    FreshWithin(Duration),
+}
+
+/// What a broken check means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFail {
+    /// The row goes to `rejects/` and no feature sees it. (For `fresh_within`: as `Warn`.)
+    Reject,
+    /// The run ends with exit code 1 and publishes nothing.
+    Fail,
+    /// The row stays; the run's record counts it, and a broken `fresh_within` ends the run with exit code 3.
+    Warn,
+}
+
+/// What is predicted from the features.
+#[derive(Debug, Clone)]
+pub struct ModelSpec {
+    /// The bundle's folder: what `train` writes and `run` reads; absolute.
+    pub bundle: PathBuf,
+    /// Text columns and their encoder.
+    pub text: Option<TextSpec>,
+    /// What is predicted, one head each.
+    pub heads: Vec<HeadSpec>,
+    /// The widths of the trunk's hidden layers.
+    pub hidden: Vec<usize>,
+    /// The share of hidden units that are dropped in training.
+    pub dropout: f64,
+    /// A customer is scored only where this SQL condition over its features holds; others get NULL and a reason.
+    pub minimum_data: Option<String>,
+}
+
+/// Text inputs of the model.
+#[derive(Debug, Clone)]
+pub struct TextSpec {
+    /// The feature columns that hold text.
+    pub columns: Vec<String>,
+    /// A folder in the layout of Hugging Face (config.json, model.safetensors, tokenizer.json); absolute.
+    pub encoder: PathBuf,
+    /// Longest text in tokens; the rest is cut.
+    pub max_length: usize,
+}
+
+/// One output of the model.
+#[derive(Debug, Clone)]
+pub struct HeadSpec {
+    /// The name of the output column.
+    pub name: String,
+    /// The label column that it learns, from the label files.
+    pub label: String,
+    /// Its loss, which also says what it outputs.
+    pub loss: Loss,
+    /// Horizons of one family are made monotone: churn never rises and value never falls with the horizon.
+    pub family: Option<(String, u32)>,
+    /// Where it stands.
+    pub place: Place,
+}
+
+/// What a head learns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Loss {
+    /// A probability of a 0/1 label.
+    Bce,
+    /// A value ≥ 0 with many zeros: zero-inflated log-normal (Wang, Liu, Miao 2019, arXiv 1912.07753).
+    Ziln,
+    /// A number.
+    Mse,
+    /// One of several classes.
+    Softmax,
+}
+
+/// How the model is trained.
+#[derive(Debug, Clone)]
+pub struct TrainSpec {
+    /// Days between snapshots.
+    pub every_days: u32,
+    /// At most this many snapshots.
+    pub count: usize,
+    /// Days of history that the oldest snapshot must have before it.
+    pub warmup_days: u32,
+    /// The newest snapshots that validate: early stopping and reported metrics.
+    pub validation_snapshots: usize,
+    /// Passes over the rows at most.
+    pub epochs: usize,
+    /// Rows per step.
+    pub batch: usize,
+    /// AdamW's step size.
+    pub learning_rate: f64,
+    /// AdamW's decoupled decay.
+    pub weight_decay: f64,
+    /// The gradient's greatest norm.
+    pub clip_norm: f64,
+    /// Epochs without a better validation loss before training stops.
+    pub patience: usize,
+    /// The seed of every random choice.
+    pub seed: u64,
+    /// The features behind the RFM baseline; without them that baseline is left out.
+    pub rfm: Option<RfmSpec>,
+}
+
+/// Feature columns that stand for recency, frequency and monetary value.
+#[derive(Debug, Clone)]
+pub struct RfmSpec {
+    /// Days since the last purchase.
+    pub recency: String,
+    /// Number of purchases.
+    pub frequency: String,
+    /// Mean value of a purchase.
+    pub monetary: String,
+    /// Where it stands.
+    pub place: Place,
+}
+
+/// Lifecycle stages and value tiers.
+#[derive(Debug, Clone)]
+pub struct SegmentsSpec {
+    /// First match wins; the last has no condition.
+    pub stages: Vec<StageSpec>,
+    /// Tiers by quantile of a score.
+    pub value_tiers: Option<ValueTiersSpec>,
+}
+
+/// One stage of life.
+#[derive(Debug, Clone)]
+pub struct StageSpec {
+    /// Its name.
+    pub name: String,
+    /// A SQL condition over features and scores; `None` only for the last stage.
+    pub when: Option<String>,
+    /// Where the condition stands.
+    pub place: Place,
+}
+
+/// Value tiers.
+#[derive(Debug, Clone)]
+pub struct ValueTiersSpec {
+    /// The score or feature column.
+    pub by: String,
+    /// Tier names with their upper quantile, ascending, the last one 1.0.
+    pub quantiles: Vec<(String, f64)>,
+    /// Where it stands.
+    pub place: Place,
+}
+
+/// Where a night's tables go.
+#[derive(Debug, Clone)]
+pub struct PublishSpec {
+    /// The folder; absolute, under the lake unless it was given as a URL; always ends with `/`.
+    pub url: Url,
+    /// Whether the feature matrix is published too.
+    pub features: bool,
+    /// Column descriptions for the published tables beyond those of the feature files.
+    pub descriptions: BTreeMap<String, String>,
+}
+
+/// A text-only job: one label per text.
+#[derive(Debug, Clone)]
+pub struct TextClassifierTask {
+    /// The table to learn from.
+    pub train: String,
+    /// The table to report on.
+    pub test: String,
+    /// The text column, in both.
+    pub text: String,
+    /// The label column, in both.
+    pub label: String,
+    /// The pretrained encoder's folder; absolute.
+    pub encoder: PathBuf,
+    /// The bundle's folder; absolute.
+    pub bundle: PathBuf,
+    /// Longest text in tokens.
+    pub max_length: usize,
+    /// Passes over the training texts.
+    pub epochs: usize,
+    /// Texts per step.
+    pub batch: usize,
+    /// AdamW's peak step size.
+    pub learning_rate: f64,
+    /// AdamW's decoupled decay.
+    pub weight_decay: f64,
+    /// The share of the steps in which the step size rises linearly from 0; it falls linearly to 0 afterwards.
+    pub warmup: f64,
+    /// The seed of every random choice.
+    pub seed: u64,
+}

@@ -1,0 +1,345 @@
+//! What a job file can say, key by key. The doc comments are what editors show (`tenure schema`).
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::job::{ColumnType, Format, OnFail};
+use super::read::{At, Keyed, OneOrMany, read_keys};
+use super::values::{Days, Literal, LossName, Name, Span, Zone};
+
+/// A Tenure job: one file describes one business.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Job")]
+pub(super) struct RawJobSpec {
+    /// The version of this format: 1.
+    #[schemars(extend("const" = 1))]
+    pub version: At<u64>,
+    /// The job's name: lower-case letters, digits and `_`.
+    pub name: At<Name>,
+    /// Where the source tables are: `file://./lake` (from the job's root), `s3://bucket/prefix`, `gs://…` or `az://…`.
+    pub lake: At<String>,
+    /// Where a day begins: an IANA name such as `Europe/Berlin`. Default: `UTC`.
+    #[schemars(extend("default" = "UTC"))]
+    pub timezone: Option<At<Zone>>,
+    /// The population, one row per customer. A job has either `entity` or `text_classifier`.
+    pub entity: Option<At<RawEntity>>,
+    /// The source tables by their names in SQL.
+    pub tables: At<Keyed<RawTable>>,
+    /// Staging SELECTs over tables, which features treat like tables; `*` stands for any part of a file's name.
+    pub views: Option<At<Vec<At<String>>>>,
+    /// Feature files.
+    pub features: Option<At<Vec<At<String>>>>,
+    /// Label files: what is to be predicted.
+    pub labels: Option<At<Vec<At<String>>>>,
+    /// What is predicted from the features.
+    pub model: Option<At<RawModel>>,
+    /// How the model is trained.
+    pub train: Option<At<RawTrain>>,
+    /// Lifecycle stages and value tiers.
+    pub segments: Option<At<RawSegments>>,
+    /// Where a night's tables go.
+    pub publish: Option<At<RawPublish>>,
+    /// A text-only job: one label per text, the encoder fine-tuned end to end.
+    pub text_classifier: Option<At<RawTextClassifier>>,
+}
+
+read_keys!(RawJobSpec, "the job": version, name, lake, timezone, entity, tables, views, features, labels, model, train,
+    segments, publish, text_classifier);
+
+/// The population: one row per customer, from a table or from a query.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Entity")]
+pub(super) struct RawEntity {
+    /// The table with one row per customer.
+    pub table: Option<At<String>>,
+    /// Instead of a table: a SQL file with one row per customer, such as everyone who bought before as_of.
+    pub query: Option<At<String>>,
+    /// The key column, present in every feature file.
+    pub key: At<String>,
+    /// The time column of the table from which a row belongs to the population.
+    pub since: Option<At<String>>,
+}
+
+read_keys!(RawEntity, "the entity": table, query, key, since);
+
+/// A source table.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Table")]
+pub(super) struct RawTable {
+    /// Its folder or file, relative to the lake, or a URL.
+    pub path: At<String>,
+    /// The format of its files. Default: `parquet`, or `csv` for a path that ends with `.csv`.
+    pub format: Option<At<Format>>,
+    /// Hive partition columns with their types, outermost first: `{dt: date}`.
+    pub partition_by: Option<At<Keyed<ColumnType>>>,
+    /// When a row happened; a table without it is visible whole at any date.
+    pub event_time: Option<At<String>>,
+    /// When a row became known; before that it is invisible.
+    pub known_at: Option<At<String>>,
+    /// Its columns with their types.
+    pub columns: At<Keyed<ColumnType>>,
+    /// What must hold for its rows; a list of such maps where some need an `on_fail` of their own.
+    pub checks: Option<At<OneOrMany<RawChecks>>>,
+}
+
+read_keys!(RawTable, "a table": path, format, partition_by, event_time, known_at, columns, checks);
+
+/// What must hold for the rows of a table.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Checks")]
+pub(super) struct RawChecks {
+    /// Columns that are never NULL.
+    pub not_null: Option<At<OneOrMany<String>>>,
+    /// Columns that together are unique; of several rows the earliest is kept.
+    pub unique: Option<At<OneOrMany<String>>>,
+    /// Bounds of numeric columns, both included: `{amount: {min: 0, max: 1e6}}`.
+    pub range: Option<At<Keyed<RawRange>>>,
+    /// The only values of a column: `{kind: [view, cart]}`.
+    pub accepted_values: Option<At<Keyed<Vec<At<Literal>>>>>,
+    /// The newest row is at most this old: `36h`.
+    pub fresh_within: Option<At<Span>>,
+    /// What to do with rows that break these checks: put them aside, end the run, or only count them. Default:
+    /// `reject` for rows, `warn` for `fresh_within`.
+    pub on_fail: Option<At<OnFail>>,
+}
+
+read_keys!(RawChecks, "the checks": not_null, unique, range, accepted_values, fresh_within, on_fail);
+
+/// Bounds, both included; one of them may be left out.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Range")]
+pub(super) struct RawRange {
+    /// The least value.
+    pub min: Option<At<f64>>,
+    /// The greatest value.
+    pub max: Option<At<f64>>,
+}
+
+read_keys!(RawRange, "a range": min, max);
+
+/// What is predicted from the features.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Model")]
+pub(super) struct RawModel {
+    /// The bundle's folder: what `train` writes and `run` reads; relative to the job's root.
+    pub bundle: At<String>,
+    /// Text columns and their encoder.
+    pub text: Option<At<RawText>>,
+    /// What is predicted, one head each.
+    pub heads: At<Vec<At<RawHead>>>,
+    /// The widths of the hidden layers. Default: `[64, 32]`.
+    #[schemars(extend("default" = [64, 32]))]
+    pub hidden: Option<At<Vec<At<u64>>>>,
+    /// The share of hidden units that are dropped in training. Default: 0.1.
+    #[schemars(range(min = 0, max = 1), extend("default" = 0.1))]
+    pub dropout: Option<At<f64>>,
+    /// A SQL condition over the features; only customers where it holds are scored, others get NULL and a reason.
+    pub minimum_data: Option<At<String>>,
+}
+
+read_keys!(RawModel, "the model": bundle, text, heads, hidden, dropout, minimum_data);
+
+/// Text inputs of the model.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Text")]
+pub(super) struct RawText {
+    /// The feature columns that hold text.
+    pub columns: At<Vec<At<String>>>,
+    /// The encoder's folder (config.json, model.safetensors, tokenizer.json); relative to the job's root.
+    pub encoder: At<String>,
+    /// Longest text in tokens; the rest is cut. Default: 128.
+    #[schemars(range(min = 3, max = 8192), extend("default" = 128))]
+    pub max_length: Option<At<u64>>,
+}
+
+read_keys!(RawText, "the text inputs": columns, encoder, max_length);
+
+/// One output of the model.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Head")]
+pub(super) struct RawHead {
+    /// The name of the output column.
+    pub name: At<Name>,
+    /// The label column that it learns.
+    pub label: At<String>,
+    /// `bce`: a probability. `ziln`: a value with many zeros. `mse`: a number. `softmax`: one of several classes.
+    pub loss: At<LossName>,
+    /// The same outcome over several horizons: churn is kept from rising and value from falling as the horizon grows.
+    pub family: Option<At<RawFamily>>,
+}
+
+read_keys!(RawHead, "a head": name, label, loss, family);
+
+/// Heads of one outcome over several horizons.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Family")]
+pub(super) struct RawFamily {
+    /// The outcome's name, the same for all of its heads.
+    pub name: At<Name>,
+    /// This head's horizon in days.
+    #[schemars(range(min = 1))]
+    pub days: At<u64>,
+}
+
+read_keys!(RawFamily, "a family": name, days);
+
+/// How the model is trained.
+#[derive(Debug, Default, Serialize, JsonSchema)]
+#[schemars(rename = "Train")]
+pub(super) struct RawTrain {
+    /// The past dates that are learned from.
+    pub snapshots: Option<At<RawSnapshots>>,
+    /// The newest snapshots that validate. Default: 1.
+    #[schemars(range(min = 1), extend("default" = 1))]
+    pub validation_snapshots: Option<At<u64>>,
+    /// Passes over the rows at most. Default: 50.
+    #[schemars(range(min = 1), extend("default" = 50))]
+    pub epochs: Option<At<u64>>,
+    /// Rows per step. Default: 256.
+    #[schemars(range(min = 1), extend("default" = 256))]
+    pub batch: Option<At<u64>>,
+    /// AdamW's step size. Default: 1e-3.
+    #[schemars(extend("default" = 1e-3))]
+    pub learning_rate: Option<At<f64>>,
+    /// AdamW's decoupled decay. Default: 1e-2.
+    #[schemars(extend("default" = 1e-2))]
+    pub weight_decay: Option<At<f64>>,
+    /// The gradient's greatest norm. Default: 1.
+    #[schemars(extend("default" = 1.0))]
+    pub clip_norm: Option<At<f64>>,
+    /// Epochs without a better validation loss before training stops. Default: 6.
+    #[schemars(range(min = 1), extend("default" = 6))]
+    pub patience: Option<At<u64>>,
+    /// The seed of every random choice. Default: 0.
+    #[schemars(extend("default" = 0))]
+    pub seed: Option<At<u64>>,
+    /// The features behind the RFM baseline; without them that baseline is left out.
+    pub rfm: Option<At<RawRfm>>,
+}
+
+read_keys!(RawTrain, "the training": snapshots, validation_snapshots, epochs, batch, learning_rate, weight_decay,
+    clip_norm, patience, seed, rfm);
+
+/// The past dates that are learned from.
+#[derive(Debug, Default, Serialize, JsonSchema)]
+#[schemars(rename = "Snapshots")]
+pub(super) struct RawSnapshots {
+    /// Time between snapshots, in whole days. Default: `30d`.
+    #[schemars(extend("default" = "30d"))]
+    pub every: Option<At<Days>>,
+    /// At most this many. Default: 12.
+    #[schemars(range(min = 2), extend("default" = 12))]
+    pub count: Option<At<u64>>,
+    /// History that the oldest snapshot must have before it, in whole days. Default: `60d`.
+    #[schemars(extend("default" = "60d"))]
+    pub warmup: Option<At<Days>>,
+}
+
+read_keys!(RawSnapshots, "the snapshots": every, count, warmup);
+
+/// Feature columns that stand for recency, frequency and monetary value.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Rfm")]
+pub(super) struct RawRfm {
+    /// Days since the last purchase.
+    pub recency: At<String>,
+    /// Number of purchases.
+    pub frequency: At<String>,
+    /// Mean value of a purchase.
+    pub monetary: At<String>,
+}
+
+read_keys!(RawRfm, "the RFM baseline": recency, frequency, monetary);
+
+/// Lifecycle stages and value tiers.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Segments")]
+pub(super) struct RawSegments {
+    /// The stages: the first whose condition holds wins; the last one has no `when`.
+    pub stages: At<Vec<At<RawStage>>>,
+    /// Tiers by quantile of a score.
+    pub value_tiers: Option<At<RawTiers>>,
+}
+
+read_keys!(RawSegments, "the segments": stages, value_tiers);
+
+/// One stage of life.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Stage")]
+pub(super) struct RawStage {
+    /// Its name.
+    pub name: At<Name>,
+    /// A SQL condition over features and scores.
+    pub when: Option<At<String>>,
+}
+
+read_keys!(RawStage, "a stage": name, when);
+
+/// Value tiers.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "ValueTiers")]
+pub(super) struct RawTiers {
+    /// The score or feature column.
+    pub by: At<String>,
+    /// The tiers with their upper quantiles, ascending; the last one is 1.0.
+    pub quantiles: At<Keyed<f64>>,
+}
+
+read_keys!(RawTiers, "the value tiers": by, quantiles);
+
+/// Where a night's tables go.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Publish")]
+pub(super) struct RawPublish {
+    /// The folder, relative to the lake, or a URL.
+    pub path: At<String>,
+    /// Whether the feature matrix is published too. Default: false.
+    #[schemars(extend("default" = false))]
+    pub features: Option<At<bool>>,
+    /// Descriptions of published columns beyond those of the feature files.
+    pub descriptions: Option<At<Keyed<String>>>,
+}
+
+read_keys!(RawPublish, "the publishing": path, features, descriptions);
+
+/// A text-only job: one label per text.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "TextClassifier")]
+pub(super) struct RawTextClassifier {
+    /// The table to learn from.
+    pub train: At<String>,
+    /// The table to report on.
+    pub test: At<String>,
+    /// The text column, in both.
+    pub text: At<String>,
+    /// The label column, in both.
+    pub label: At<String>,
+    /// The pretrained encoder's folder; relative to the job's root.
+    pub encoder: At<String>,
+    /// The bundle's folder, which `train` writes; relative to the job's root.
+    pub bundle: At<String>,
+    /// Longest text in tokens; the rest is cut. Default: 128.
+    #[schemars(range(min = 3, max = 8192), extend("default" = 128))]
+    pub max_length: Option<At<u64>>,
+    /// Passes over the training texts. Default: 5.
+    #[schemars(range(min = 1), extend("default" = 5))]
+    pub epochs: Option<At<u64>>,
+    /// Texts per step. Default: 16.
+    #[schemars(range(min = 1), extend("default" = 16))]
+    pub batch: Option<At<u64>>,
+    /// AdamW's peak step size. Default: 2e-5.
+    #[schemars(extend("default" = 2e-5))]
+    pub learning_rate: Option<At<f64>>,
+    /// AdamW's decoupled decay. Default: 0.01.
+    #[schemars(extend("default" = 0.01))]
+    pub weight_decay: Option<At<f64>>,
+    /// The share of the steps in which the step size rises from 0. Default: 0.1.
+    #[schemars(range(min = 0, max = 1), extend("default" = 0.1))]
+    pub warmup: Option<At<f64>>,
+    /// The seed of every random choice. Default: 0.
+    #[schemars(extend("default" = 0))]
+    pub seed: Option<At<u64>>,
+}
+
+read_keys!(RawTextClassifier, "the text classifier": train, test, text, label, encoder, bundle, max_length, epochs,
+    batch, learning_rate, weight_decay, warmup, seed);

@@ -1,0 +1,203 @@
+//! The model, its heads and how it is trained.
+
+use std::collections::BTreeMap;
+
+use crate::spec::job::*;
+use crate::spec::node::Pos;
+use crate::spec::paths::Root;
+use crate::spec::problems::Problems;
+use crate::spec::raw::{RawHead, RawModel, RawSnapshots, RawText, RawTrain};
+use crate::spec::read::At;
+use crate::spec::values::{Days, LossName};
+
+use super::{checked, count, not_negative, positive};
+
+/// Checks the model; `key` is the entity's key column.
+pub(super) fn model(raw: &RawModel, key: Option<&str>, root: &Root, problems: &mut Problems) -> Option<ModelSpec> {
+    let text = raw.text.as_ref().and_then(At::get).and_then(|raw| text(raw, root, problems));
+    let mut heads = Vec::new();
+    if let Some(list) = raw.heads.get() {
+        let hint = "add one: `{name: churn_90d, label: churned_90d, loss: bce}`";
+        problems.require(!list.is_empty(), raw.heads.key, "the model has no heads", hint);
+        let known: Vec<(&RawHead, Pos)> = list.iter().filter_map(|head| Some((head.get()?, head.pos))).collect();
+        names_and_labels(&known, key, problems);
+        families(&known, problems);
+        heads = known.iter().filter_map(|(raw, pos)| head(raw, *pos, problems)).collect();
+    }
+    Some(ModelSpec {
+        bundle: root.join(raw.bundle.get()?),
+        text,
+        heads,
+        hidden: hidden(&raw.hidden, problems),
+        dropout: checked(&raw.dropout, 0.1, "a share from 0 to below 1", |d| (0.0..1.0).contains(&d), problems),
+        minimum_data: raw.minimum_data.as_ref().and_then(At::get).cloned(),
+    })
+}
+
+fn text(raw: &RawText, root: &Root, problems: &mut Problems) -> Option<TextSpec> {
+    let mut columns: Vec<String> = Vec::new();
+    let list = raw.columns.get();
+    let empty = list.is_some_and(Vec::is_empty);
+    problems.require(!empty, raw.columns.key, "the text inputs have no columns", "name at least one feature column");
+    for (pos, column) in list.into_iter().flatten().filter_map(|at| Some((at.pos, at.get()?))) {
+        if columns.contains(column) {
+            problems.add(pos, format!("the text column `{column}` stands here twice"), "remove one of them");
+        }
+        columns.push(column.clone());
+    }
+    let max_length = max_length(&raw.max_length, problems);
+    Some(TextSpec { columns, encoder: root.join(raw.encoder.get()?), max_length })
+}
+
+/// The longest text in tokens.
+pub(super) fn max_length(raw: &Option<At<u64>>, problems: &mut Problems) -> usize {
+    let rule = "a whole number from 3 (two tokens frame each text) to 8192";
+    checked(raw, 128, rule, |length| (3..=8192).contains(&length), problems) as usize
+}
+
+fn hidden(raw: &Option<At<Vec<At<u64>>>>, problems: &mut Problems) -> Vec<usize> {
+    let Some(widths) = raw.as_ref().and_then(At::get) else { return vec![64, 32] };
+    let mut hidden = Vec::new();
+    for (pos, width) in widths.iter().filter_map(|at| Some((at.pos, *at.get()?))) {
+        let good = (1..=16_384).contains(&width);
+        problems.require(good, pos, format!("`{width}` is out of range"), "a layer is 1 to 16384 wide");
+        hidden.push(width as usize);
+    }
+    hidden
+}
+
+fn head(raw: &RawHead, pos: Pos, problems: &Problems) -> Option<HeadSpec> {
+    let family = match raw.family.as_ref() {
+        None => None,
+        Some(at) => {
+            at.get().and_then(|family| Some((family.name.get()?.0.clone(), u32::try_from(*family.days.get()?).ok()?)))
+        }
+    };
+    Some(HeadSpec {
+        name: raw.name.get()?.0.clone(),
+        label: raw.label.get()?.clone(),
+        loss: (*raw.loss.get()?).into(),
+        family,
+        place: problems.place(pos),
+    })
+}
+
+/// The columns that a head adds to the predictions.
+fn outputs(name: &str, loss: Option<&LossName>) -> Vec<String> {
+    let mut outputs = vec![name.to_owned()];
+    match loss {
+        Some(LossName::Ziln) => outputs.extend(["p10", "p50", "p90"].map(|q| format!("{name}_{q}"))),
+        Some(LossName::Softmax) => outputs.push(format!("{name}_probability")),
+        Some(LossName::Bce | LossName::Mse) | None => {}
+    }
+    outputs
+}
+
+fn names_and_labels(heads: &[(&RawHead, Pos)], key: Option<&str>, problems: &mut Problems) {
+    const OURS: [&str; 5] = ["no_score_reason", "model_version", "run_id", "ds", "as_of"];
+    let mut taken: BTreeMap<String, String> = BTreeMap::new();
+    let mut labels: BTreeMap<&str, Pos> = BTreeMap::new();
+    for (head, _) in heads {
+        if let Some(name) = head.name.get().map(|name| name.0.as_str()) {
+            for output in outputs(name, head.loss.get()) {
+                let ours = OURS.contains(&output.as_str()) || key == Some(output.as_str());
+                let message = format!("the column `{output}` of head `{name}` is the job's own");
+                problems.require(!ours, head.name.pos, message, "give the head another name");
+                match taken.get(&output) {
+                    None => {
+                        taken.insert(output, name.to_owned());
+                    }
+                    Some(other) if other == name => {
+                        problems.add(head.name.pos, format!("two heads are called `{name}`"), "give one another name");
+                        break;
+                    }
+                    Some(other) => {
+                        let message = format!("the heads `{other}` and `{name}` both make a column `{output}`");
+                        problems.add(head.name.pos, message, "give one another name");
+                    }
+                }
+            }
+        }
+        if let Some(label) = head.label.get() {
+            if let Some(first) = labels.get(label.as_str()) {
+                let message = format!("two heads learn the label `{label}`");
+                let hint = format!("the first one is in line {}: one head per label", first.line);
+                problems.add(head.label.pos, message, hint);
+            } else {
+                labels.insert(label, head.label.pos);
+            }
+        }
+    }
+}
+
+/// Heads of one family share a loss and differ in their horizons.
+fn families(heads: &[(&RawHead, Pos)], problems: &mut Problems) {
+    let mut seen: BTreeMap<&str, (LossName, Vec<u64>)> = BTreeMap::new();
+    for (head, _) in heads {
+        let Some(at) = &head.family else { continue };
+        let Some(family) = at.get() else { continue };
+        let (Some(name), Some(days), Some(loss)) = (family.name.get(), family.days.get(), head.loss.get()) else {
+            continue;
+        };
+        let hint = "write the horizon in days, such as `days: 90`";
+        problems.require((1..=36_525).contains(days), family.days.pos, format!("`{days}` is out of range"), hint);
+        let ordered = *loss != LossName::Softmax;
+        let hint = "a family orders numbers: use it with `bce`, `ziln` or `mse`";
+        problems.require(ordered, at.pos, "classes have no order over horizons", hint);
+        let (first, horizons) = seen.entry(&name.0).or_insert((*loss, Vec::new()));
+        let message = format!("the heads of family `{}` have different losses", name.0);
+        problems.require(first == loss, at.pos, message, "horizons can only be compared under one loss");
+        let message = format!("family `{}` has two heads for {days} days", name.0);
+        problems.require(
+            !horizons.contains(days),
+            family.days.pos,
+            message,
+            "each head of a family has its own horizon",
+        );
+        horizons.push(*days);
+    }
+}
+
+/// Checks how the model is trained; what is not said has its default.
+pub(super) fn train(raw: Option<&RawTrain>, problems: &mut Problems) -> TrainSpec {
+    let nothing = RawTrain::default();
+    let raw = raw.unwrap_or(&nothing);
+    let no_snapshots = RawSnapshots::default();
+    let snapshots = raw.snapshots.as_ref().and_then(At::get).unwrap_or(&no_snapshots);
+    let rule = "a whole number, 2 or more: one snapshot learns and one validates";
+    let snapshot_count = checked(&snapshots.count, 12, rule, |n| (2..=100_000).contains(&n), problems) as usize;
+    let validation_snapshots = count(&raw.validation_snapshots, 1, problems);
+    if let Some(at) = &raw.validation_snapshots {
+        let good = validation_snapshots < snapshot_count || snapshot_count < 2;
+        let message = format!("all {snapshot_count} snapshots would validate and none would be learned from");
+        problems.require(good, at.pos, message, format!("write {} or less", snapshot_count.saturating_sub(1).max(1)));
+    }
+    TrainSpec {
+        every_days: days(&snapshots.every, 30, 1, problems),
+        count: snapshot_count,
+        warmup_days: days(&snapshots.warmup, 60, 0, problems),
+        validation_snapshots,
+        epochs: count(&raw.epochs, 50, problems),
+        batch: count(&raw.batch, 256, problems),
+        learning_rate: positive(&raw.learning_rate, 1e-3, problems),
+        weight_decay: not_negative(&raw.weight_decay, 1e-2, problems),
+        clip_norm: positive(&raw.clip_norm, 1.0, problems),
+        patience: count(&raw.patience, 6, problems),
+        seed: raw.seed.as_ref().and_then(At::get).copied().unwrap_or(0),
+        rfm: raw.rfm.as_ref().and_then(|at| {
+            let rfm = at.get()?;
+            Some(RfmSpec {
+                recency: rfm.recency.get()?.clone(),
+                frequency: rfm.frequency.get()?.clone(),
+                monetary: rfm.monetary.get()?.clone(),
+                place: problems.place(at.pos),
+            })
+        }),
+    }
+}
+
+fn days(raw: &Option<At<Days>>, default: u32, least: u32, problems: &mut Problems) -> u32 {
+    let Some((pos, days)) = raw.as_ref().and_then(|at| Some((at.pos, at.get()?.0))) else { return default };
+    problems.require(days >= least, pos, format!("`{days}d` is too short"), format!("write `{least}d` or more"));
+    days
+}

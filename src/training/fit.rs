@@ -1,0 +1,363 @@
+//! One fit of the network: AdamW, dropout, clipped gradients, early stopping. The same seed gives the same weights.
+
+use std::time::Instant;
+
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use tch::nn::OptimizerConfig;
+use tch::{Kind, Tensor, nn};
+
+use super::losses;
+use crate::Result;
+use crate::model::device;
+use crate::model::heads::Head;
+use crate::model::network::{DECAYED, Network, NetworkShape};
+use crate::printer::Progress;
+use crate::spec::{Loss, TrainSpec};
+
+/// Rows that go through the network at once when no gradient is needed.
+const EVALUATED_AT_ONCE: usize = 8192;
+/// Rows of one epoch at most: drawn anew each time. Snapshots of the same customers have much in common, so that more would
+/// cost time and bring little; and the right moment to stop is met more finely.
+const ROWS_PER_EPOCH: usize = 32_768;
+/// Steps over which the step size rises from 0.
+const WARM_UP_STEPS: usize = 20;
+/// A validation loss counts as better from this much on.
+const BETTER: f64 = 1e-5;
+
+/// Rows as tensors.
+#[derive(Debug)]
+pub struct Examples {
+    /// [n, inputs]
+    pub numbers: Tensor,
+    /// Per text column, the row of `embeddings` of each example; the last row stands for no text.
+    pub texts: Vec<Tensor>,
+    /// [distinct texts + 1, text width], the last row 0.
+    pub embeddings: Option<Tensor>,
+    /// Per head, one label per row; NaN where there is none. An mse label is standardised, a softmax label a class number.
+    pub labels: Vec<Vec<f32>>,
+}
+
+impl Examples {
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.labels.first().map_or(0, Vec::len)
+    }
+
+    fn inputs(&self, rows: &[i64]) -> Result<(Tensor, Vec<Tensor>)> {
+        let rows = Tensor::f_from_slice(rows)?.f_to_device(self.numbers.device())?;
+        let mut texts = Vec::with_capacity(self.texts.len());
+        if let Some(embeddings) = &self.embeddings {
+            for ids in &self.texts {
+                texts.push(embeddings.f_index_select(0, &ids.f_index_select(0, &rows)?)?);
+            }
+        }
+        Ok((self.numbers.f_index_select(0, &rows)?, texts))
+    }
+
+    /// The network's raw outputs for all rows: n × members × outputs.
+    pub fn outputs(&self, network: &Network) -> Result<Vec<f64>> {
+        let mut all = Vec::with_capacity(self.rows() * network.shape().members * network.shape().outputs);
+        let rows: Vec<i64> = (0..self.rows() as i64).collect();
+        for chunk in rows.chunks(EVALUATED_AT_ONCE) {
+            let (numbers, texts) = self.inputs(chunk)?;
+            all.extend(network.outputs(&numbers, &texts)?);
+        }
+        Ok(all)
+    }
+}
+
+/// Where each head's raw outputs start, and how many there are in all.
+pub fn offsets(heads: &[Head]) -> (Vec<usize>, usize) {
+    let mut total = 0;
+    let mut starts = Vec::with_capacity(heads.len());
+    for head in heads {
+        starts.push(total);
+        total += head.width();
+    }
+    (starts, total)
+}
+
+/// Copies of a network's variables by name.
+type Weights = Vec<(String, Tensor)>;
+
+/// What a fit came to.
+#[derive(Debug)]
+pub struct Fitted {
+    /// The network with the best weights.
+    pub network: Network,
+    /// The epoch, counted from 1, after which they were taken.
+    pub epochs: usize,
+    /// The loss of the validation rows with them; the training loss where there were none.
+    pub loss: f64,
+}
+
+/// What a fit needs besides rows.
+#[derive(Debug, Clone, Copy)]
+pub struct FitOptions<'a> {
+    /// Steps, sizes, seed.
+    pub train: &'a TrainSpec,
+    /// The share of hidden units dropped.
+    pub dropout: f64,
+    /// Epochs at most; one is a pass over the rows, or over a part of them where there are very many.
+    pub epochs: usize,
+    /// What the progress line calls it.
+    pub what: &'a str,
+}
+
+/// Fits a network to `examples`; with `validation`, stops when that has not become better for `patience` epochs and gives
+/// the best weights, else runs all epochs.
+pub fn fit(
+    shape: &NetworkShape,
+    heads: &[Head],
+    examples: &Examples,
+    validation: Option<&Examples>,
+    options: FitOptions<'_>,
+    progress: &Progress,
+) -> Result<Fitted> {
+    let _seeded = device::seed(options.train.seed);
+    let mut shuffle = ChaCha8Rng::seed_from_u64(options.train.seed);
+    let start: Vec<f64> = heads.iter().flat_map(|h| h.start.iter().copied()).collect();
+    let mut network = Network::new(shape, options.dropout, &start, examples.numbers.device())?;
+    let mut optimizer =
+        nn::AdamW { wd: 0.0, ..nn::AdamW::default() }.build(network.store(), options.train.learning_rate)?;
+    optimizer.set_weight_decay_group(DECAYED, options.train.weight_decay);
+
+    let labels = LabelTensors::new(examples)?;
+    let mut order: Vec<i64> = (0..examples.rows() as i64).collect();
+    let mut best: Option<(f64, usize, Weights)> = None;
+    let mut step = 0;
+    let mut last_loss = f64::NAN;
+    let started = Instant::now();
+    for epoch in 1..=options.epochs {
+        order.shuffle(&mut shuffle);
+        let mut sum = 0.0;
+        let drawn = &order[..order.len().min(ROWS_PER_EPOCH)];
+        for rows in drawn.chunks(options.train.batch) {
+            step += 1;
+            optimizer.set_lr(options.train.learning_rate * (step as f64 / WARM_UP_STEPS as f64).min(1.0));
+            let (numbers, texts) = examples.inputs(rows)?;
+            let loss = labels.loss(heads, &network.forward(&numbers, &texts, true)?, rows)?;
+            optimizer.backward_step_clip_norm(&loss, options.train.clip_norm);
+            sum += f64::try_from(&loss.detach())? * rows.len() as f64;
+        }
+        last_loss = sum / drawn.len().max(1) as f64;
+        let judged = match validation {
+            Some(rows) => validation_loss(heads, &network, rows)?,
+            None => last_loss,
+        };
+        progress.add(1);
+        let left = started.elapsed().mul_f64((options.epochs - epoch) as f64 / epoch as f64);
+        progress.note(format!(
+            "{} epoch {epoch}/{} loss {last_loss:.4}{} at most {}s left",
+            options.what,
+            options.epochs,
+            if validation.is_some() { format!(" validation {judged:.4}") } else { String::new() },
+            left.as_secs(),
+        ));
+        if validation.is_some() {
+            match &best {
+                Some((least, at, _)) if judged >= least - BETTER || judged.is_nan() => {
+                    if epoch - at >= options.train.patience {
+                        break;
+                    }
+                }
+                _ => best = Some((judged, epoch, network.weights())),
+            }
+        }
+    }
+    match best {
+        Some((loss, epochs, weights)) => {
+            network.restore(&weights)?;
+            Ok(Fitted { network, epochs, loss })
+        }
+        None => Ok(Fitted { network, epochs: options.epochs, loss: last_loss }),
+    }
+}
+
+/// The sum of the heads' losses of the members' common prediction.
+fn validation_loss(heads: &[Head], network: &Network, rows: &Examples) -> Result<f64> {
+    let raw = rows.outputs(network)?;
+    let (starts, outputs) = offsets(heads);
+    let members = network.shape().members;
+    let losses = heads.iter().zip(&starts).zip(&rows.labels);
+    Ok(losses.map(|((head, start), labels)| losses::of_ensemble(head, &raw, members, outputs, *start, labels)).sum())
+}
+
+/// Labels and masks of all heads on the device.
+struct LabelTensors {
+    labels: Vec<Tensor>,
+    masks: Vec<Tensor>,
+}
+
+impl LabelTensors {
+    fn new(examples: &Examples) -> Result<Self> {
+        let device = examples.numbers.device();
+        let tensor = |values: Vec<f32>| -> Result<Tensor> { Ok(Tensor::f_from_slice(&values)?.f_to_device(device)?) };
+        let known = |labels: &Vec<f32>| tensor(labels.iter().map(|l| if l.is_nan() { 0.0 } else { *l }).collect());
+        let mask = |labels: &Vec<f32>| tensor(labels.iter().map(|l| f32::from(!l.is_nan())).collect());
+        Ok(LabelTensors {
+            labels: examples.labels.iter().map(known).collect::<Result<_>>()?,
+            masks: examples.labels.iter().map(mask).collect::<Result<_>>()?,
+        })
+    }
+
+    fn loss(&self, heads: &[Head], raw: &Tensor, rows: &[i64]) -> Result<Tensor> {
+        let rows = Tensor::f_from_slice(rows)?.f_to_device(raw.device())?;
+        let (starts, _) = offsets(heads);
+        let mut total = Tensor::f_zeros([], (Kind::Float, raw.device()))?;
+        for (i, head) in heads.iter().enumerate() {
+            let outputs = raw.f_narrow(2, starts[i] as i64, head.width() as i64)?;
+            let (labels, mask) = (self.labels[i].f_index_select(0, &rows)?, self.masks[i].f_index_select(0, &rows)?);
+            total = total.f_add(&losses::of_head(head, &outputs, &labels, &mask)?)?;
+        }
+        Ok(total)
+    }
+}
+
+/// Prepares a head for its labels: classes are known already; where it starts, how it is scaled, how far it may go.
+pub fn prepare(head: &mut Head, labels: &[f64]) {
+    let known: Vec<f64> = labels.iter().copied().filter(|l| l.is_finite()).collect();
+    let n = known.len().max(1) as f64;
+    let logit = |share: f64| {
+        let p = share.clamp(1e-3, 1.0 - 1e-3);
+        (p / (1.0 - p)).ln()
+    };
+    let moments = |values: &[f64]| {
+        let n = values.len().max(1) as f64;
+        let mean = values.iter().sum::<f64>() / n;
+        (mean, (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n).sqrt())
+    };
+    match head.loss {
+        Loss::Bce => head.start = vec![logit(known.iter().sum::<f64>() / n)],
+        Loss::Mse => {
+            let (mean, sd) = moments(&known);
+            head.scale = (mean, if sd > 0.0 { sd } else { 1.0 });
+            head.start = vec![0.0];
+        }
+        Loss::Softmax => {
+            let count = |class: usize| known.iter().filter(|l| **l as usize == class).count() as f64;
+            head.start = (0..head.classes.len()).map(|class| ((count(class) + 1.0) / (n + 1.0)).ln()).collect();
+        }
+        Loss::Ziln => {
+            let logs: Vec<f64> = known.iter().filter(|l| **l > 0.0).map(|l| l.ln()).collect();
+            let (mu, sigma) = moments(&logs);
+            let sigma = sigma.clamp(0.1, 5.0);
+            head.cap = logs.iter().copied().fold(0.0, f64::max) + 2.0_f64.ln();
+            head.start = vec![logit(logs.len() as f64 / n), mu, sigma.exp_m1().ln()];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Place;
+    use crate::model::heads::Prediction;
+    use crate::printer::{Output, Printer, Verbosity};
+    use crate::spec::HeadSpec;
+
+    fn spec() -> TrainSpec {
+        TrainSpec {
+            every_days: 30,
+            count: 12,
+            warmup_days: 60,
+            validation_snapshots: 1,
+            epochs: 40,
+            batch: 64,
+            learning_rate: 5e-3,
+            weight_decay: 1e-2,
+            clip_norm: 1.0,
+            patience: 5,
+            seed: 7,
+            rfm: None,
+        }
+    }
+
+    fn shape(outputs: usize) -> NetworkShape {
+        NetworkShape { inputs: 2, texts: 0, text_width: 0, hidden: vec![8], outputs, constant: Vec::new(), members: 2 }
+    }
+
+    fn head(loss: Loss) -> Head {
+        Head::new(&HeadSpec { name: "h".into(), label: "l".into(), loss, family: None, place: Place::file("job.yaml") })
+    }
+
+    /// Two inputs in a grid; the first decides the label.
+    fn grid(label: impl Fn(f32) -> f32) -> Examples {
+        let points: Vec<[f32; 2]> =
+            (0..400).map(|i| [(i % 20) as f32 / 10.0 - 1.0, (i / 20) as f32 / 10.0 - 1.0]).collect();
+        Examples {
+            numbers: Tensor::from_slice(&points.concat()).view([-1, 2]),
+            texts: Vec::new(),
+            embeddings: None,
+            labels: vec![points.iter().map(|p| label(p[0])).collect()],
+        }
+    }
+
+    fn run(head: &Head, examples: &Examples, validation: Option<&Examples>) -> Fitted {
+        let train = spec();
+        let options = FitOptions { train: &train, dropout: 0.1, epochs: train.epochs, what: "test" };
+        let progress = Printer::new(Verbosity::Quiet, Output::Human).progress("training", None);
+        fit(&shape(head.width()), std::slice::from_ref(head), examples, validation, options, &progress).unwrap()
+    }
+
+    fn prepared(loss: Loss, examples: &Examples) -> Head {
+        let mut head = head(loss);
+        prepare(&mut head, &examples.labels[0].iter().map(|l| f64::from(*l)).collect::<Vec<_>>());
+        head
+    }
+
+    #[test]
+    fn it_learns_which_input_matters() {
+        let examples = grid(|x| f32::from(x > 0.05));
+        let head = prepared(Loss::Bce, &examples);
+        let fitted = run(&head, &examples, Some(&examples));
+        assert!(fitted.loss < 0.2, "{}", fitted.loss);
+    }
+
+    #[test]
+    fn it_learns_a_value_with_zeros() {
+        let examples = grid(|x| if x > 0.05 { (3.0 * x).exp() } else { 0.0 });
+        let head = prepared(Loss::Ziln, &examples);
+        let fitted = run(&head, &examples, Some(&examples));
+        let raw = examples.outputs(&fitted.network).unwrap();
+        let value = |row: usize| match head.predict(&[&raw[row * 6..row * 6 + 3], &raw[row * 6 + 3..row * 6 + 6]]) {
+            Some(Prediction::Value { mean, .. }) => mean,
+            other => panic!("{other:?}"),
+        };
+        assert!(value(200) < 0.5, "{}", value(200));
+        assert!((value(219) - 2.7_f64.exp()).abs() < 4.0, "{}", value(219));
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_weights() {
+        let examples = grid(|x| x * 2.0);
+        let head = prepared(Loss::Mse, &examples);
+        let (a, b) = (run(&head, &examples, None), run(&head, &examples, None));
+        for ((name, a), (_, b)) in a.network.weights().iter().zip(&b.network.weights()) {
+            assert!(a.equal(b), "{name}");
+        }
+    }
+
+    #[test]
+    fn it_stops_when_validation_gets_no_better() {
+        let examples = grid(|x| f32::from(x > 0.05));
+        let opposite = grid(|x| f32::from(x <= 0.05));
+        let head = prepared(Loss::Bce, &examples);
+        let fitted = run(&head, &examples, Some(&opposite));
+        assert!(fitted.epochs <= 2, "{}", fitted.epochs);
+    }
+
+    #[test]
+    fn heads_start_at_what_the_labels_say() {
+        let mut bce = head(Loss::Bce);
+        prepare(&mut bce, &[1.0, 1.0, 1.0, 0.0]);
+        assert!((bce.start[0] - 3.0_f64.ln()).abs() < 1e-12);
+        let mut ziln = head(Loss::Ziln);
+        prepare(&mut ziln, &[0.0, 0.0, 1.0, std::f64::consts::E.powi(2), f64::NAN]);
+        assert!(ziln.start[0].abs() < 1e-12 && (ziln.start[1] - 1.0).abs() < 1e-12);
+        assert!((ziln.start[2].exp().ln_1p() - 1.0).abs() < 1e-12);
+        assert!((ziln.cap - (2.0 + 2.0_f64.ln())).abs() < 1e-12);
+    }
+}

@@ -1,0 +1,24 @@
+//! From snapshots to a bundle: losses, fit, metrics, baselines, evaluation.
+
+pub mod adamw;
+pub mod baselines;
+pub mod classification_report;
+pub mod dataset;
+pub mod dates;
+pub mod evaluate;
+pub mod evaluation;
+pub mod fit;
+pub mod floor;
+pub mod glm;
+pub mod losses;
+pub mod metrics;
+pub mod schedule;
+pub mod snapshots;
+pub mod text_classifier;
+pub mod train;
+
+pub use baselines::Baselines;
+pub use evaluate::evaluate_from;
+pub use evaluation::Evaluation;
+pub use snapshots::{LabelInfo, SnapshotSource};
+pub use train::{TrainJob, TrainingReport, train_from};

@@ -1,0 +1,41 @@
+//! Where training and evaluation get their rows: features and labels at a date.
+
+use std::collections::BTreeMap;
+
+use arrow::datatypes::DataType;
+use async_trait::async_trait;
+
+use crate::features::{FeatureColumn, FeatureStream};
+use crate::{AsOf, Result};
+
+/// A label column.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LabelInfo {
+    /// Its name.
+    pub name: String,
+    /// Its type.
+    pub data_type: DataType,
+    /// The days that it looks ahead.
+    pub horizon_days: u32,
+    /// What customers without rows in those days get; no label where there is none.
+    pub default: Option<f64>,
+}
+
+/// Features and labels at any date, by the same SQL. Tensors stay on their thread, and so does whoever asks here.
+#[async_trait(?Send)]
+pub trait SnapshotSource: Send + Sync {
+    /// The feature columns, without the key.
+    fn features(&self) -> &[FeatureColumn];
+    /// SHA-256 of the files behind them.
+    fn feature_hashes(&self) -> BTreeMap<String, String>;
+    /// The label columns, without the key.
+    fn labels(&self) -> &[LabelInfo];
+    /// SHA-256 of the files behind them.
+    fn label_hashes(&self) -> BTreeMap<String, String>;
+    /// The first day of which there is any event.
+    async fn first_event(&self) -> Result<AsOf>;
+    /// The features of everyone known at `as_of`, sorted by key.
+    async fn matrix(&self, as_of: AsOf) -> Result<FeatureStream>;
+    /// Each label over its own days from `as_of` on, for customers that have rows there.
+    async fn outcome(&self, as_of: AsOf) -> Result<FeatureStream>;
+}

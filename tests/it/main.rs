@@ -1,0 +1,27 @@
+//! The integration tests: one binary, so that DataFusion is linked once.
+#![allow(clippy::unwrap_used)] // A failed unwrap is a failed test, in helpers too.
+
+mod airflow;
+mod boundary;
+mod cases;
+mod demo;
+mod duckdb;
+mod encoder;
+mod features;
+mod invalid_sql;
+mod jobs;
+mod lake;
+mod lake_checks;
+mod ledger;
+mod model;
+mod nightly;
+mod oracle;
+mod publish;
+mod readme;
+mod real_lakes;
+mod segments;
+mod spec;
+mod store;
+mod support;
+mod text_classifier;
+mod training;

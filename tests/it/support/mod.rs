@@ -1,0 +1,8 @@
+//! What several areas' tests need.
+
+pub mod lake;
+pub mod memory;
+pub mod purchases;
+pub mod python;
+pub mod s3;
+pub mod shop;
