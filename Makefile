@@ -21,6 +21,8 @@ CUSTOMERS ?= 20000
 DAYS ?= 400
 # The night that the demo lake ends with.
 AS_OF = $$(python3 -c 'import json; print(json.load(open("lake/lake.json"))["summary"]["as_of"])')
+# For the benches, for example BENCH_OPTIONS='--tasks cdnow_90d --seeds 0'.
+BENCH_OPTIONS ?=
 STEP = @echo "==> $(1)" >&2
 
 .PHONY: help
@@ -62,6 +64,11 @@ test: tools encoder ## Run every test, set-up included
 	$(call STEP,test)
 	scripts/python.sh >/dev/null
 	$(CARGO) test --release --locked
+
+.PHONY: bench-quality
+bench-quality: build ## Judge the predictions beside other tools' on public data (ends non-zero when a goal is missed)
+	$(call STEP,bench-quality)
+	"$$(scripts/python.sh bench)/bin/python" benches/quality.py --tenure "$(TENURE)" $(BENCH_OPTIONS)
 
 .PHONY: lint
 lint: tools ## Check formatting, clippy, documentation, licences

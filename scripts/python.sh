@@ -1,13 +1,28 @@
 #!/usr/bin/env bash
-# Makes the virtual environment of the tests (Airflow, moto's S3 server, DuckDB) in the cache and prints its folder.
-# The versions are those of tests/python/requirements.lock; a changed lock or another Python makes it anew.
+# Makes a virtual environment in the cache and prints its folder:
+#   scripts/python.sh           of the tests (Airflow, moto's S3 server, DuckDB)
+#   scripts/python.sh bench     of the benchmarks (NumPy, pandas, PyArrow)
+# The versions are those of the requirements.lock; a changed lock or another Python makes it anew.
 # Quiet when there is nothing to do; safe to interrupt and repeat.
 set -euo pipefail
 
 CACHE=${TENURE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/tenure}
-LOCK=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/tests/python/requirements.lock
-DEST=$CACHE/venv
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 say() { echo "python: $*" >&2; }
+case ${1:-tests} in
+    tests)
+        LOCK=$ROOT/tests/python/requirements.lock DEST=$CACHE/venv
+        WHAT="Airflow, moto and DuckDB for the tests (800 MB, two minutes, once)"
+        ;;
+    bench)
+        LOCK=$ROOT/benches/python/requirements.lock DEST=$CACHE/bench-venv
+        WHAT="NumPy, pandas and PyArrow for the benchmarks (400 MB, once)"
+        ;;
+    *)
+        say "\`$1\` is none of \`tests\`, \`bench\`"
+        exit 1
+        ;;
+esac
 
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || {
     say "Python 3.10 or newer is needed as \`python3\`; found \`$(python3 --version 2>&1 || true)\`"
@@ -18,10 +33,10 @@ ready() { [ "$(cat "$DEST/.complete" 2>/dev/null)" = "$STATE" ]; }
 
 if ! ready; then
     mkdir -p "$CACHE"
-    exec 9>"$CACHE/venv.lock"
-    flock 9 # another `make test` may be at it
+    exec 9>"$DEST.lock"
+    flock 9 # another one may be at it
     if ! ready; then
-        say "installing Airflow, moto and DuckDB for the tests (800 MB, two minutes, once)"
+        say "installing $WHAT"
         # What a stopped installation left for the same state is kept and completed.
         [ "$(cat "$DEST/.wanted" 2>/dev/null)" = "$STATE" ] || rm -rf "$DEST"
         python3 -m venv "$DEST" >&2 || {

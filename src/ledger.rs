@@ -4,6 +4,7 @@
 //! with which SQL and model, what came out and where it lies. It is the only published file that knows the clock.
 
 mod list;
+mod outcome;
 mod show;
 
 use std::collections::BTreeMap;
@@ -13,10 +14,11 @@ use chrono::{DateTime, NaiveDate, SubsecRound, Utc};
 use serde::{Deserialize, Serialize};
 
 pub use list::{Ledger, Listing, Unreadable};
+pub use outcome::{OutcomeRecord, outcome_lines};
 
 use crate::error::ExitStatus;
 use crate::lake::Store;
-use crate::lake::publish::{Commit, RunKey, night_folder};
+use crate::lake::publish::{Commit, CommittedTable, RunKey, night_folder};
 use crate::{Error, Result};
 
 /// The format of a record; raised when a reader of the old one would misunderstand the new one.
@@ -122,6 +124,12 @@ pub struct RunRecord {
     /// What the checks found.
     #[serde(default)]
     pub checks: Vec<CheckRecord>,
+    /// Past predictions beside what happened.
+    #[serde(default)]
+    pub outcomes: Vec<OutcomeRecord>,
+    /// What is no reason for an alert but good to know.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// Thresholds that were crossed; with any of these a finished run ends with exit code 3.
     #[serde(default)]
     pub alerts: Vec<String>,
@@ -148,6 +156,9 @@ pub struct InputRecord {
     pub objects: u64,
     /// Their size.
     pub bytes: u64,
+    /// The hash of its bytes, where it is a published table of an earlier night.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
 }
 
 /// The model that scored.
@@ -256,6 +267,8 @@ impl RunRecord {
             commit: None,
             tables: Vec::new(),
             checks: Vec::new(),
+            outcomes: Vec::new(),
+            notes: Vec::new(),
             alerts: Vec::new(),
             error: None,
         }
@@ -279,9 +292,17 @@ impl RunRecord {
                     input.objects += 1;
                     input.bytes += size;
                 }
-                None => self.inputs.push(InputRecord { table: table.to_owned(), objects: 1, bytes: size }),
+                None => {
+                    self.inputs.push(InputRecord { table: table.to_owned(), objects: 1, bytes: size, sha256: None })
+                }
             }
         }
+    }
+
+    /// Adds a published table of an earlier night that was read.
+    pub fn read_published(&mut self, table: &CommittedTable) {
+        let (table, bytes, sha256) = (table.path.clone(), table.bytes, Some(table.sha256.clone()));
+        self.inputs.push(InputRecord { table, objects: 1, bytes, sha256 });
     }
 
     /// It is done: its tables are in place. The verdict is `alert` where a threshold was crossed.

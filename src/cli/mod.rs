@@ -51,6 +51,20 @@ Exit codes:
 
 RUST_LOG=tenure=debug shows what goes on inside.";
 
+const TRAIN_EXAMPLES: &str = "\
+Examples:
+  tenure train jobs/ltv.yaml --as-of 2026-07-01
+  tenure train jobs/ltv.yaml --as-of 2026-07-01 --log-dir runs    then: tensorboard --logdir runs";
+
+const EVALUATE_EXAMPLES: &str = "\
+The day's labels have to be known: it lies at least one horizon before the end of the lake. A model that was
+trained after it has seen a part of the answers, and a warning says so.
+
+Examples:
+  tenure evaluate jobs/ltv.yaml --as-of 2026-04-01
+  tenure evaluate jobs/ltv.yaml --as-of 2026-04-01 --by country --by ltv_90d
+  tenure evaluate jobs/ltv.yaml --as-of 2026-04-01 --out evaluations/2026-04-01";
+
 /// Options of every command.
 #[derive(Debug, Args)]
 pub struct GlobalArgs {
@@ -101,8 +115,10 @@ pub enum Command {
     #[command(after_help = "A night that is already published with the same inputs ends with exit code 0 at once.")]
     Run(RunArgs),
     /// Train the job's model on what lay before a day, and write its bundle
+    #[command(after_help = TRAIN_EXAMPLES)]
     Train(TrainArgs),
     /// Compare what the model would have said on a past day with what happened
+    #[command(after_help = EVALUATE_EXAMPLES)]
     Evaluate(EvaluateArgs),
     /// Check a job: YAML, references and every SQL file
     #[command(
@@ -182,6 +198,10 @@ pub struct TrainArgs {
     /// Train a text classifier on so many texts only
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
+    /// Write event files for TensorBoard below this folder: JOB/DAY-START, with the losses of every epoch (not for text
+    /// classifiers)
+    #[arg(long, value_name = "FOLDER", env = "TENURE_LOG_DIR")]
+    log_dir: Option<PathBuf>,
 }
 
 /// `tenure evaluate`.
@@ -191,6 +211,15 @@ pub struct EvaluateArgs {
     job: JobArgs,
     #[command(flatten)]
     as_of: AsOfArgs,
+    /// Look at groups by this feature (its quartiles or values) or head too; may be repeated
+    #[arg(long, value_name = "COLUMN")]
+    by: Vec<String>,
+    /// Write evaluation.json, metrics.parquet and predictions.parquet into this folder, replacing it
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// How often the customers are drawn anew for the intervals; 0 leaves them out
+    #[arg(long, value_name = "N", default_value_t = crate::training::evaluation::RESAMPLES)]
+    resamples: usize,
 }
 
 /// `tenure check`.

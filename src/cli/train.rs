@@ -1,10 +1,13 @@
 //! `tenure train`.
 
+use chrono::{DateTime, Utc};
+
 use super::{GlobalArgs, TrainArgs, block_on};
 use crate::error::ExitStatus;
 use crate::printer::Printer;
 use crate::spec::{JobSpec, Task, TextClassifierTask};
 use crate::training::text_classifier::{self, LabelledTexts, TextTrainOptions};
+use crate::training::{TensorBoard, Unwatched, Watch};
 use crate::{AsOf, Error, Result, lake, pipeline};
 
 pub(super) fn run(args: &TrainArgs, global: &GlobalArgs, printer: &Printer) -> Result<ExitStatus> {
@@ -24,13 +27,32 @@ fn tabular(spec: &JobSpec, args: &TrainArgs, global: &GlobalArgs, printer: &Prin
     })?;
     let as_of = AsOf::parse(as_of, spec.timezone())?;
     let engine = global.engine()?;
-    let report = block_on(&engine, pipeline::train(spec, as_of, &engine, global.device()?, printer))?;
+    let board =
+        args.log_dir.as_deref().map(|folder| TensorBoard::new(folder, spec.name(), &as_of.date().to_string(), now()));
+    let watch: &dyn Watch = match &board {
+        Some(board) => board,
+        None => &Unwatched,
+    };
+    let report = block_on(&engine, pipeline::train(spec, as_of, &engine, global.device()?, printer, watch))?;
+    if let (Some(board), Some(folder)) = (&board, &args.log_dir) {
+        printer.say(format!(
+            "event files in {}; look at them with `tensorboard --logdir {}`",
+            board.folder().display(),
+            folder.display()
+        ));
+    }
     if printer.json() {
         printer.data_json(&report)?;
     } else {
         printer.data(report.table());
     }
     Ok(ExitStatus::Done)
+}
+
+/// The event files of a training are named after the moment at which it began.
+#[allow(clippy::disallowed_methods)]
+fn now() -> DateTime<Utc> {
+    Utc::now()
 }
 
 fn text(
@@ -40,6 +62,9 @@ fn text(
     global: &GlobalArgs,
     printer: &Printer,
 ) -> Result<ExitStatus> {
+    if args.log_dir.is_some() {
+        printer.warn("a text classifier leaves no event files");
+    }
     let engine = global.engine()?;
     let (train, test) = block_on(&engine, async {
         let (texts, labels) = lake::read_texts(spec, &engine, &task.train, &task.text, &task.label).await?;

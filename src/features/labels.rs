@@ -95,6 +95,13 @@ impl LabelSet {
         self.files.iter().map(horizon_of).max().unwrap_or(0)
     }
 
+    /// The files behind these columns, and no others.
+    pub fn behind(&self, columns: &[&str]) -> LabelSet {
+        let wanted =
+            |file: &&Definition| file.outputs(&self.key).iter().any(|(name, ..)| columns.contains(&name.as_str()));
+        LabelSet { key: self.key.clone(), files: self.files.iter().filter(wanted).cloned().collect() }
+    }
+
     /// SHA-256 of every label file, by its name in the job.
     pub fn hashes(&self) -> BTreeMap<String, String> {
         self.files.iter().map(|file| (file.file.clone(), file.hash.clone())).collect()

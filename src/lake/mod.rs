@@ -33,7 +33,7 @@ use futures::TryStreamExt;
 pub use files::InputObject;
 pub use online::OnlineReport;
 pub use point_in_time::Visibility;
-pub use read::{EventSpan, read_published, read_texts};
+pub use read::{EventSpan, PublishedColumns, read_published, read_published_columns, read_texts};
 pub use report::{CheckCount, CheckReport, KEPT_REJECTS, StaleTable, rejects_schema};
 pub use session::{DEFAULT_MEMORY, EngineOptions, context, empty_session, empty_tables, parse_bytes};
 pub use store::{PutOutcome, Store, StoredObject};
@@ -240,6 +240,11 @@ impl Lake {
     /// An event time as it stands in the data, as an instant; a date is the start of its day.
     fn instant(&self, table: &TableSpec, value: i64) -> Option<DateTime<Utc>> {
         let declared = table.event_time.as_ref().and_then(|column| point_in_time::column_type(table, column));
+        self.instant_of(declared, value)
+    }
+
+    /// The same for a time of this type.
+    fn instant_of(&self, declared: Option<ColumnType>, value: i64) -> Option<DateTime<Utc>> {
         match declared {
             Some(ColumnType::Date) => {
                 let date = chrono::NaiveDate::default() + chrono::Duration::days(value);

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use chrono::{DateTime, Utc};
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::{Listing, RunRecord, RunStatus, Verdict};
+use super::{Listing, RunRecord, RunStatus, Verdict, outcome_lines};
 
 impl Listing {
     /// One line per run, newest first, then a line per file that cannot be read.
@@ -72,7 +72,11 @@ impl RunRecord {
         for alert in &self.alerts {
             let _ = writeln!(text, "alert      {alert}");
         }
+        for note in &self.notes {
+            let _ = writeln!(text, "note       {note}");
+        }
         self.numbers(&mut text);
+        self.outcomes(&mut text);
         self.sections(&mut text);
         text
     }
@@ -100,6 +104,17 @@ impl RunRecord {
         }
         for (stage, customers) in &counts.stages {
             table.add_row([format!("stage {stage}"), count(*customers)]);
+        }
+        section(text, table);
+    }
+
+    fn outcomes(&self, text: &mut String) {
+        let mut lines = outcome_lines(&self.outcomes).into_iter();
+        let Some(header) = lines.next() else { return };
+        let mut table = Table::new();
+        table.load_preset(presets::NOTHING).set_header(header).add_rows(lines);
+        for column in 2..=self.outcomes.len() {
+            align_right(&mut table, column);
         }
         section(text, table);
     }

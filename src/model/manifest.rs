@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 
+use super::btyd::{BuyTillYouDie, Columns, Extrapolation};
 use super::heads::Head;
 use super::network::NetworkShape;
 use crate::error::Problem;
@@ -48,6 +49,12 @@ pub struct BundleManifest {
     pub text: Option<TextEntry>,
     /// The network's shape.
     pub network: NetworkShape,
+    /// Buy-till-you-die models, if the job has the columns for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub btyd: Option<BuyTillYouDie>,
+    /// Heads that were not trained, and how they follow from those that were.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extrapolations: Vec<Extrapolation>,
     /// How it was trained.
     pub training: TrainingSummary,
     /// How good it is on customers and dates that it had not seen, beside the baselines.
@@ -142,6 +149,7 @@ impl BundleManifest {
         let mut problems = self.feature_problems(columns);
         problems.extend(self.sql_problems(sql));
         problems.extend(self.head_problems(model));
+        problems.extend(self.btyd_problem(model));
         let hint = "train again with `tenure train JOB`, or go back to what the model was trained on";
         for problem in &mut problems {
             problem.hint.get_or_insert_with(|| hint.to_owned());
@@ -191,6 +199,16 @@ impl BundleManifest {
         let new = sql.keys().filter(|file| !self.sql.contains_key(*file));
         problems.extend(new.map(|file| Problem::new(format!("`{file}` is new since the model was trained"))));
         problems
+    }
+
+    fn btyd_problem(&self, model: &ModelSpec) -> Option<Problem> {
+        let found = model.btyd.as_ref().map(Columns::from);
+        let same = self.btyd.as_ref().map(|btyd| &btyd.columns) == found.as_ref();
+        let problem = || {
+            let problem = Problem::new("the model was trained with other columns under `btyd`, or without them");
+            model.btyd.iter().fold(problem, |problem, spec| problem.at(spec.place.clone()))
+        };
+        (!same).then(problem)
     }
 
     fn head_problems(&self, model: &ModelSpec) -> Vec<Problem> {

@@ -1,5 +1,6 @@
 //! The network: encoder, preprocessing, heads, bundle, scorer. The only room besides `training` that knows libtorch.
 
+pub mod btyd;
 pub mod bundle;
 pub mod device;
 pub mod encoder;
@@ -18,4 +19,4 @@ pub mod weights;
 pub use bundle::Bundle;
 pub use manifest::BundleManifest;
 pub use scorer::{MINIMUM_DATA, ScoredBatch, ScoredStream, Scorer};
-pub use scores::{NO_SCORE_REASON, score_columns};
+pub use scores::{NO_SCORE_REASON, score_columns, score_columns_of};

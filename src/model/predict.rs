@@ -2,9 +2,12 @@
 
 use tch::{Device, Kind, Tensor};
 
+use super::btyd::BuyTillYouDie;
+use super::btyd::extrapolation::{self, Stretcher};
 use super::bundle::Bundle;
 use super::encoder::Encoder;
 use super::heads::{Head, Prediction, make_monotone};
+use super::manifest::BundleManifest;
 use super::network::Network;
 use super::preprocess::{InputKind, MISSING, Preprocess, RawColumn, RawTable};
 use crate::Result;
@@ -16,6 +19,9 @@ const TEXTS_AT_ONCE: usize = 4096;
 #[derive(Debug)]
 pub struct Predictor {
     heads: Vec<Head>,
+    trained: Vec<Head>,
+    btyd: Option<BuyTillYouDie>,
+    stretcher: Option<Stretcher>,
     preprocess: Preprocess,
     network: Network,
     encoder: Option<Encoder>,
@@ -29,8 +35,13 @@ impl Predictor {
             (Some(folder), Some(text)) => Some(Encoder::load_cut(&folder, device, text.max_length)?),
             _ => None,
         };
+        let BundleManifest { heads, btyd, extrapolations, .. } = bundle.manifest();
+        let stretcher = btyd.as_ref().filter(|_| !extrapolations.is_empty());
         Ok(Predictor {
-            heads: bundle.manifest().heads.clone(),
+            heads: heads.clone(),
+            trained: extrapolation::trained(heads, extrapolations),
+            btyd: btyd.clone(),
+            stretcher: stretcher.map(|model| Stretcher::new(heads, model, extrapolations)),
             preprocess: bundle.preprocess().clone(),
             network: bundle.network(device)?,
             encoder,
@@ -45,11 +56,26 @@ impl Predictor {
 
     /// A table of the features that it needs, without rows.
     pub fn table(&self) -> RawTable {
-        RawTable::new(self.preprocess.inputs().iter().map(|i| (i.name.clone(), i.kind)).collect())
+        let derived = self.btyd.as_ref().map_or_else(Vec::new, BuyTillYouDie::names);
+        let features = self.preprocess.inputs().iter().filter(|input| !derived.contains(&input.name));
+        RawTable::new(features.map(|i| (i.name.clone(), i.kind)).collect())
     }
 
     /// One prediction per head for every row; `None` for a row of which one output is not finite.
     pub fn predict(&self, table: &RawTable) -> Result<Vec<Option<Vec<Prediction>>>> {
+        let Some(btyd) = &self.btyd else { return Ok(self.of_inputs(table)?.0) };
+        let mut extended = table.clone();
+        btyd.extend(&mut extended)?;
+        let (predicted, raw) = self.of_inputs(&extended)?;
+        match &self.stretcher {
+            None => Ok(predicted),
+            Some(stretcher) => Ok(stretcher.extend(&btyd.columns.customers(table)?, predicted, &raw)),
+        }
+    }
+
+    /// Predictions of the trained heads, and the network's raw outputs.
+    #[allow(clippy::type_complexity)]
+    fn of_inputs(&self, table: &RawTable) -> Result<(Vec<Option<Vec<Prediction>>>, Vec<f64>)> {
         let numbers = matrix(&self.preprocess.transform(table)?, table.rows(), self.device)?.f_to_kind(Kind::Double)?;
         let mut texts = Vec::new();
         if let Some(encoder) = &self.encoder {
@@ -60,7 +86,7 @@ impl Predictor {
             }
         }
         let raw = self.network.outputs(&numbers, &texts)?;
-        Ok(predictions(&self.heads, &raw, self.network.shape().members))
+        Ok((predictions(&self.trained, &raw, self.network.shape().members), raw))
     }
 }
 

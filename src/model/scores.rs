@@ -23,6 +23,15 @@ pub fn score_columns(model: &ModelSpec) -> Vec<(String, DataType, String)> {
     columns(&heads)
 }
 
+/// The same for the heads of a trained model.
+pub fn score_columns_of(heads: &[Head]) -> Vec<(String, DataType, String)> {
+    columns(&named(heads))
+}
+
+fn named(heads: &[Head]) -> Vec<(&str, &str, &Loss)> {
+    heads.iter().map(|h| (h.name.as_str(), h.label.as_str(), &h.loss)).collect()
+}
+
 fn columns(heads: &[(&str, &str, &Loss)]) -> Vec<(String, DataType, String)> {
     let mut columns = Vec::new();
     for (name, label, loss) in heads {
@@ -52,9 +61,15 @@ fn columns(heads: &[(&str, &str, &Loss)]) -> Vec<(String, DataType, String)> {
 
 /// The schema of the scores of a model's heads; every column is nullable.
 pub(super) fn score_schema(heads: &[Head]) -> SchemaRef {
-    let heads: Vec<(&str, &str, &Loss)> = heads.iter().map(|h| (h.name.as_str(), h.label.as_str(), &h.loss)).collect();
-    let fields = columns(&heads).into_iter().map(|(name, data_type, _)| Field::new(name, data_type, true));
+    let fields = columns(&named(heads)).into_iter().map(|(name, data_type, _)| Field::new(name, data_type, true));
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+/// Predictions as a batch of the columns of [`score_columns`]; what is not finite is the reason of those that are missing.
+pub fn score_batch(heads: &[Head], predicted: &[Option<Vec<Prediction>>]) -> Result<RecordBatch> {
+    let reasons: Vec<Option<String>> =
+        predicted.iter().map(|row| row.is_none().then(|| NOT_FINITE.to_owned())).collect();
+    scores(heads, &score_schema(heads), predicted, &reasons)
 }
 
 /// Predictions as a batch; a row without them is NULL in every column but the reason.

@@ -4,12 +4,16 @@
 //! [`train`] and [`evaluate`] look at past days through the same plan.
 
 mod check;
+mod evaluate;
+mod evaluation_files;
 mod night;
+mod outcomes;
 mod plan;
 mod snapshots;
 mod tables;
 
 pub use check::{CheckReport, check, check_online};
+pub use evaluate::{EvaluateOptions, EvaluationReport, evaluate};
 pub use night::{NightOptions, NightOutcome, run};
 pub use plan::Plan;
-pub use snapshots::{evaluate, train};
+pub use snapshots::train;

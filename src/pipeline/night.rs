@@ -10,6 +10,7 @@ use futures::StreamExt;
 use serde::Serialize;
 use tempfile::TempDir;
 
+use super::outcomes::{Outcomes, PastPredictions};
 use super::plan::Plan;
 use super::tables::{NightTables, ScoredFiles};
 use crate::error::ExitStatus;
@@ -22,7 +23,7 @@ use crate::model::{Bundle, MINIMUM_DATA, Scorer};
 use crate::printer::Printer;
 use crate::report::{NightReport, PublishedTable, RejectRow};
 use crate::segments::{SEGMENTS, StageSummary};
-use crate::spec::{JobSpec, PublishSpec};
+use crate::spec::{EntityTask, JobSpec, PublishSpec};
 use crate::{AsOf, Error, Result, failpoint, lake};
 
 /// How this machine runs a night.
@@ -79,12 +80,15 @@ pub async fn run(spec: &JobSpec, as_of: AsOf, options: &NightOptions, printer: &
         Some(_) => night_before(&store, as_of.date()).await?,
         None => None,
     };
+    let past = PastPredictions::find(&store, task, &plan, as_of).await?;
+    let mut sql = plan.sql_hashes();
+    sql.extend(past.sql_hashes(&plan));
     let key = RunKey::of(&KeyParts {
         job: spec.hash().to_owned(),
         as_of: as_of.date(),
-        sql: plan.sql_hashes(),
+        sql: sql.clone(),
         model: bundle.as_ref().map(|bundle| bundle.manifest().hash()),
-        inputs: inputs.clone(),
+        inputs: inputs.iter().cloned().chain(past.inputs()).collect(),
         previous: previous.as_ref().map(|commit| commit.key.as_str().to_owned()),
     });
     let publisher = Publisher::new(store.clone(), as_of.date(), key);
@@ -103,8 +107,9 @@ pub async fn run(spec: &JobSpec, as_of: AsOf, options: &NightOptions, printer: &
 
     let mut record = RunRecord::start(spec.name(), as_of.date(), publisher.key());
     record.job_hash = spec.hash().to_owned();
-    record.sql = plan.sql_hashes();
+    record.sql = sql;
     record.read(inputs.iter().map(|input| (input.table.as_str(), input.size)));
+    past.tables().for_each(|table| record.read_published(table));
     if let Some(manifest) = bundle.as_ref().map(Bundle::manifest) {
         record.model = Some(ModelRecord { version: manifest.model_version.clone(), hash: manifest.hash() });
     }
@@ -112,8 +117,8 @@ pub async fn run(spec: &JobSpec, as_of: AsOf, options: &NightOptions, printer: &
     record.save(&store).await?;
     failpoint::reach("night.started");
 
-    let mut night = Night { spec, publish, as_of, options, printer, plan: &plan, lake: &lake, publisher, record };
-    match night.compute(bundle.as_ref(), previous.as_ref()).await {
+    let mut night = Night { spec, task, publish, as_of, options, printer, plan: &plan, lake: &lake, publisher, record };
+    match night.compute(bundle.as_ref(), previous.as_ref(), past).await {
         Ok(report) => Ok(NightOutcome {
             run_id: night.record.run_id.clone(),
             already_done: false,
@@ -155,6 +160,7 @@ fn check_record(check: &CheckCount) -> CheckRecord {
 
 struct Night<'a> {
     spec: &'a JobSpec,
+    task: &'a EntityTask,
     publish: &'a PublishSpec,
     as_of: AsOf,
     options: &'a NightOptions,
@@ -166,7 +172,12 @@ struct Night<'a> {
 }
 
 impl Night<'_> {
-    async fn compute(&mut self, bundle: Option<&Bundle>, previous: Option<&Commit>) -> Result<NightReport> {
+    async fn compute(
+        &mut self,
+        bundle: Option<&Bundle>,
+        previous: Option<&Commit>,
+        past: PastPredictions,
+    ) -> Result<NightReport> {
         let dir = TempDir::with_prefix("tenure-").map_err(|e| Error::io(std::env::temp_dir(), e))?;
         let tables = NightTables::new(self.plan, &self.publisher, self.spec, bundle.map(|b| b.manifest()));
 
@@ -182,9 +193,20 @@ impl Night<'_> {
         failpoint::reach("night.segmented");
 
         let start = Instant::now();
+        if !self.task.outcomes.heads.is_empty() {
+            let outcomes = self.compare(past).await?;
+            files.extend(tables.write_outcomes(&outcomes, dir.path())?);
+            self.record.outcomes = outcomes.heads;
+            self.record.notes = outcomes.notes;
+        }
+        self.record.took("outcomes", start.elapsed());
+        failpoint::reach("night.compared");
+
+        let start = Instant::now();
         let checks = self.lake.finish_checks(Visibility::at(self.as_of)).await?;
         files.push(tables.write_rejects(&checks.rejects, dir.path())?);
         self.record.alerts = checks.alerts();
+        self.record.alerts.extend(self.record.outcomes.iter().flat_map(|outcome| outcome.alerts.iter().cloned()));
         self.record.checks = checks.counts.iter().map(check_record).collect();
         self.record.counts.rejects = checks.rejected();
         self.record.counts.customers = scored.spill.rows();
@@ -214,7 +236,9 @@ impl Night<'_> {
             run_id: self.record.run_id.clone(),
             tables: committed.tables.iter().map(published).collect(),
             stages: summary,
+            outcomes: self.record.outcomes.clone(),
             rejects: rejects.collect(),
+            notes: self.record.notes.clone(),
             warnings: self.record.alerts.clone(),
         })
     }
@@ -294,5 +318,16 @@ impl Night<'_> {
         files.push(writer.finish()?);
         files.push(tables.write_transitions(stages, &segmented.transitions, dir)?);
         Ok(Some(segmented.summary))
+    }
+
+    /// Past predictions beside what happened.
+    async fn compare(&self, past: PastPredictions) -> Result<Outcomes> {
+        let progress = past.tables().next().map(|_| self.printer.progress("outcomes", None));
+        let engine = &self.options.engine;
+        let outcomes = past.judge(self.spec, self.task, self.publish, self.plan, self.lake, engine).await?;
+        if let Some(progress) = progress {
+            progress.done(format!("{} heads compared with what happened", outcomes.heads.len()));
+        }
+        Ok(outcomes)
     }
 }

@@ -167,6 +167,19 @@ fn model_problems(
             }
         }
     }
+    if let Some(btyd) = &model.btyd {
+        let columns = [Some(&btyd.first), Some(&btyd.last), Some(&btyd.days), btyd.spend.as_ref()];
+        for column in columns.into_iter().flatten() {
+            if !names().any(|name| name == column) {
+                unknown("the feature".to_owned(), column, names().collect(), &btyd.place);
+            }
+        }
+        if let Some(name) = names().find(|name| name.starts_with(model::btyd::PREFIX)) {
+            let problem =
+                Problem::new(format!("the feature `{name}` has a name that `model.btyd` gives its own inputs"));
+            problems.push(problem.at(btyd.place.clone()).hint("rename the feature"));
+        }
+    }
     let taken = |name: &str| names().any(|n| n == name) || name == task.entity.key;
     for (name, ..) in model::score_columns(model) {
         if taken(&name) {

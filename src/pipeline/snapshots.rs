@@ -1,63 +1,41 @@
-//! Training and evaluation on the lake: features and labels at past dates, by the SQL of the nightly run.
+//! Training on the lake: features and labels at past dates, by the SQL of the nightly run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use async_trait::async_trait;
+use chrono::NaiveDate;
 
 use super::plan::Plan;
 use crate::features::{FeatureColumn, FeatureStream};
 use crate::lake::{EngineOptions, EventSpan, Lake, Visibility};
-use crate::model::Bundle;
 use crate::model::device::DeviceChoice;
 use crate::printer::Printer;
-use crate::spec::JobSpec;
-use crate::training::{Evaluation, LabelInfo, SnapshotSource, TrainJob, TrainingReport, evaluate_from, train_from};
+use crate::spec::{EntitySource, JobSpec};
+use crate::training::{LabelInfo, SnapshotSource, TrainJob, TrainingReport, Watch, train_watched};
 use crate::{AsOf, Error, Result};
 
 /// Days without any event at the end of a lake that are taken for quiet ones, not for missing ones.
 const QUIET_DAYS: u64 = 3;
 
-/// Trains the job's model on what lay before `as_of` and writes its bundle.
+/// Trains the job's model on what lay before `as_of` and writes its bundle; `watch` hears of every epoch.
 pub async fn train(
     spec: &JobSpec,
     as_of: AsOf,
     engine: &EngineOptions,
     device: DeviceChoice,
     printer: &Printer,
+    watch: &dyn Watch,
 ) -> Result<TrainingReport> {
     let task = spec.entity_task()?;
     let plan = Plan::new(spec).await?;
     // No label window may reach beyond the day of the training, and nothing that became known later counts.
     let source = LakeSnapshots::new(spec, &plan, engine, as_of).await?;
     let job = TrainJob { name: spec.name(), task, device: device.resolve()? };
-    train_from(&source, job, as_of, printer).await
-}
-
-/// Compares what the job's model says of `as_of` with what happened from then on.
-pub async fn evaluate(
-    spec: &JobSpec,
-    as_of: AsOf,
-    engine: &EngineOptions,
-    device: DeviceChoice,
-    printer: &Printer,
-) -> Result<Evaluation> {
-    let task = spec.entity_task()?;
-    let model = task.model.as_ref().ok_or_else(|| Error::user("this job has no `model:` to evaluate"))?;
-    let plan = Plan::new(spec).await?;
-    let bundle = Bundle::open(&model.bundle)?;
-    let trained = bundle.manifest().trained_as_of;
-    if as_of.date() < trained {
-        printer.warn(format!(
-            "the model was trained as of {trained}: of what followed {as_of} it has seen a part, and looks better than it is"
-        ));
-    }
-    let horizon = u64::from(plan.labels.horizon_days());
-    let source = LakeSnapshots::new(spec, &plan, engine, as_of.plus_days(horizon)).await?;
-    evaluate_from(&source, task, &bundle, as_of, device.resolve()?).await
+    train_watched(&source, job, as_of, printer, watch).await
 }
 
 /// The lake at many dates.
-struct LakeSnapshots<'a> {
+pub(super) struct LakeSnapshots<'a> {
     spec: &'a JobSpec,
     plan: &'a Plan,
     lake: Lake,
@@ -69,7 +47,7 @@ struct LakeSnapshots<'a> {
 
 impl<'a> LakeSnapshots<'a> {
     /// Refuses a lake whose events end well before `known`: outcomes would be cut off and look like customers who left.
-    async fn new(spec: &'a JobSpec, plan: &'a Plan, engine: &EngineOptions, known: AsOf) -> Result<Self> {
+    pub async fn new(spec: &'a JobSpec, plan: &'a Plan, engine: &EngineOptions, known: AsOf) -> Result<Self> {
         let lake = Lake::open(spec, engine)?;
         let span = lake.event_span(Visibility::at(known)).await?.ok_or_else(|| {
             Error::user(format!("the lake holds no event before {known}"))
@@ -92,6 +70,18 @@ impl<'a> LakeSnapshots<'a> {
             default: column.default,
         });
         Ok(LakeSnapshots { spec, plan, lake, labels: labels.collect(), span, known })
+    }
+
+    /// The day on which each customer known at `as_of` came, by the key as text.
+    pub async fn first_days(&self, as_of: AsOf) -> Result<HashMap<String, NaiveDate>> {
+        let entity = &self.spec.entity_task()?.entity;
+        let since = match &entity.source {
+            EntitySource::Table { table, since: Some(since) } => Some((table.as_str(), since.as_str())),
+            _ => None,
+        };
+        let instants = self.lake.first_days(Visibility::at(as_of), &entity.key, since).await?;
+        let timezone = self.spec.timezone();
+        Ok(instants.into_iter().map(|(key, at)| (key, at.with_timezone(&timezone).date_naive())).collect())
     }
 }
 

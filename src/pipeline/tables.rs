@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
+use super::outcomes::{self, Outcomes, TRAINED_AS_OF};
 use super::plan::Plan;
 use crate::Result;
 use crate::lake::publish::{Publisher, StagedFile, TableMeta, TableWriter, described};
@@ -15,7 +16,7 @@ use crate::segments::{SEGMENTS, StagePlan, TRANSITIONS};
 use crate::spec::JobSpec;
 
 /// The scored customers.
-const PREDICTIONS: &str = "predictions";
+pub(super) const PREDICTIONS: &str = "predictions";
 /// The matrix that was scored.
 const FEATURES: &str = "features";
 /// Input rows that no feature saw.
@@ -28,7 +29,7 @@ pub(super) struct NightTables<'a> {
     plan: &'a Plan,
     publisher: &'a Publisher,
     job: &'a str,
-    model_version: Option<&'a str>,
+    model: Option<&'a BundleManifest>,
 }
 
 /// What scoring leaves behind.
@@ -43,17 +44,17 @@ pub(super) struct ScoredFiles {
 
 impl<'a> NightTables<'a> {
     pub fn new(plan: &'a Plan, publisher: &'a Publisher, spec: &'a JobSpec, model: Option<&'a BundleManifest>) -> Self {
-        NightTables { plan, publisher, job: spec.name(), model_version: model.map(|m| m.model_version.as_str()) }
+        NightTables { plan, publisher, job: spec.name(), model }
     }
 
     /// A writer of everything that comes out of scoring.
     pub fn scored_writer(&self, dir: &Path, features: bool) -> Result<ScoredWriter> {
         let key = self.key();
-        let predictions = match self.model_version {
-            Some(version) => Some(Predictions {
+        let predictions = match self.model {
+            Some(model) => Some(Predictions {
                 writer: self.start(dir, self.predictions())?,
                 schema: self.predictions().schema,
-                model_version: version.to_owned(),
+                model_version: model.model_version.clone(),
                 run_id: self.publisher.run_id(),
             }),
             None => None,
@@ -84,6 +85,18 @@ impl<'a> NightTables<'a> {
         let mut writer = self.start(dir, TableMeta { schema: stages.transitions_schema(), ..meta })?;
         writer.write(rows)?;
         writer.finish()
+    }
+
+    /// The two tables of outcomes, whole; empty where there was nothing to compare.
+    pub fn write_outcomes(&self, outcomes: &Outcomes, dir: &Path) -> Result<[StagedFile; 2]> {
+        let write = |meta: TableMeta, rows: RecordBatch| {
+            let mut writer = self.start(dir, meta)?;
+            writer.write(&rows)?;
+            writer.finish()
+        };
+        let heads = write(outcomes::outcomes_meta(), outcomes::outcome_rows(&outcomes.heads)?)?;
+        let deciles = write(outcomes::deciles_meta(), outcomes::decile_rows(&outcomes.deciles)?)?;
+        Ok([heads, deciles])
     }
 
     /// The rejected rows, whole.
@@ -117,8 +130,9 @@ impl<'a> NightTables<'a> {
 
     fn start(&self, dir: &Path, meta: TableMeta) -> Result<TableWriter> {
         let mut meta = meta.metadata("job", self.job);
-        if let Some(version) = self.model_version {
-            meta = meta.metadata("model_version", version);
+        if let Some(model) = self.model {
+            meta = meta.metadata("model_version", &model.model_version);
+            meta = meta.metadata(TRAINED_AS_OF, model.trained_as_of.to_string());
         }
         self.publisher.writer(dir, &meta)
     }

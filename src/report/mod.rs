@@ -6,6 +6,7 @@ use chrono::NaiveDate;
 use comfy_table::{Cell, CellAlignment, Table, TableComponent, presets};
 use serde::{Deserialize, Serialize};
 
+use crate::ledger::{OutcomeRecord, outcome_lines};
 use crate::segments::StageSummary;
 
 /// A night in numbers.
@@ -21,8 +22,14 @@ pub struct NightReport {
     pub tables: Vec<PublishedTable>,
     /// Stages, tiers and moves; `None` for a job without stages.
     pub stages: Option<StageSummary>,
+    /// The predictions made one horizon ago, beside what happened.
+    #[serde(default)]
+    pub outcomes: Vec<OutcomeRecord>,
     /// Rejected input rows by table and reason.
     pub rejects: Vec<RejectRow>,
+    /// Good to know, and no reason to worry.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// Things to look at.
     pub warnings: Vec<String>,
 }
@@ -60,6 +67,7 @@ impl NightReport {
             }
             parts.push(moves(summary));
         }
+        parts.extend(outcome_table(&self.outcomes).map(|table| table.to_string()));
         if !self.rejects.is_empty() {
             let mut table = table(&["rejected rows", "reason", "rows"], 2);
             for row in &self.rejects {
@@ -74,6 +82,7 @@ impl NightReport {
             }
             parts.push(table.to_string());
         }
+        parts.extend(self.notes.iter().map(|note| format!("note: {note}")));
         parts.extend(self.warnings.iter().map(|warning| format!("warning: {warning}")));
         // Cells are padded to their column's width; nobody needs that at the end of a line.
         parts.join("\n\n").lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
@@ -118,6 +127,17 @@ fn tier_table(summary: &StageSummary) -> Table {
         ]);
     }
     table
+}
+
+fn outcome_table(outcomes: &[OutcomeRecord]) -> Option<Table> {
+    let mut lines = outcome_lines(outcomes).into_iter();
+    let header = lines.next()?;
+    let mut table = table(&header.iter().map(String::as_str).collect::<Vec<_>>(), 1);
+    for line in lines {
+        let numbers = line.iter().skip(1).map(|value| right(Some(value.clone())));
+        table.add_row(line.first().map(|name| text(name)).into_iter().chain(numbers));
+    }
+    Some(table)
 }
 
 fn moves(summary: &StageSummary) -> String {
@@ -227,7 +247,26 @@ mod tests {
                 gone: 1,
                 no_score: BTreeMap::from([("minimum_data".to_owned(), 300)]),
             }),
+            outcomes: vec![OutcomeRecord {
+                head: "churn_90d".to_owned(),
+                label: "churned_90d".to_owned(),
+                horizon_days: 90,
+                predicted_ds: NaiveDate::from_ymd_opt(2026, 4, 2).unwrap(),
+                model_version: "89abcdef".to_owned(),
+                trained_as_of: None,
+                customers: 1_400,
+                unscored: 200,
+                unlabelled: 0,
+                judged: 1_200,
+                predicted_mean: Some(0.65),
+                predicted_sum: 780.0,
+                realised_mean: Some(0.7),
+                realised_sum: 840.0,
+                metrics: BTreeMap::from([("auc".to_owned(), 0.61), ("total_bias".to_owned(), -0.071428)]),
+                alerts: Vec::new(),
+            }],
             rejects: vec![RejectRow { table: "orders".to_owned(), reason: "unique(order_id)".to_owned(), rows: 7 }],
+            notes: vec!["nothing was published on 2026-06-01".to_owned()],
             warnings: vec!["`orders` is 40h old".to_owned()],
         }
     }

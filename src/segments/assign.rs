@@ -194,8 +194,25 @@ impl StagePlan {
         .alias("__score")
     }
 
+    /// The place of each row's stage among the stages of the job; `scored` has the plan's schema.
+    pub fn stages_of(&self, scored: &RecordBatch) -> Result<Vec<u32>> {
+        let last = self.stages.len() as u32 - 1;
+        let mut places = vec![last; scored.num_rows()];
+        // From the last to the first: the first that matches has the last word.
+        for (place, stage) in self.stages.iter().enumerate().rev() {
+            let Some(condition) = &stage.when else { continue };
+            let matches = condition.matches(scored)?;
+            places
+                .iter_mut()
+                .zip(matches.iter())
+                .filter(|(_, is)| *is == Some(true))
+                .for_each(|(p, _)| *p = place as u32);
+        }
+        Ok(places)
+    }
+
     /// The columns that any condition reads, each once.
-    fn condition_columns(&self) -> Vec<&str> {
+    pub fn condition_columns(&self) -> Vec<&str> {
         let mut columns: Vec<&str> = Vec::new();
         for name in self.stages.iter().filter_map(|s| s.when.as_ref()).flat_map(|c| &c.columns) {
             if !columns.contains(&name.as_str()) {

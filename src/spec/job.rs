@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono_tz::Tz;
 use url::Url;
 
+use super::outcomes::OutcomesSpec;
 use crate::error::Place;
 
 /// A whole job: valid by construction, made by [`crate::spec::load`] alone.
@@ -104,6 +105,8 @@ pub struct EntityTask {
     pub train: TrainSpec,
     /// The stages, if any.
     pub segments: Option<SegmentsSpec>,
+    /// Which past predictions are compared with what happened.
+    pub outcomes: OutcomesSpec,
     /// Where the tables go.
     pub publish: Option<PublishSpec>,
 }
@@ -293,6 +296,23 @@ pub struct ModelSpec {
     pub dropout: f64,
     /// A customer is scored only where this SQL condition over its features holds; others get NULL and a reason.
     pub minimum_data: Option<String>,
+    /// The features that feed buy-till-you-die models; without them there are none.
+    pub btyd: Option<BtydSpec>,
+}
+
+/// Feature columns that say when a customer bought, and for how much.
+#[derive(Debug, Clone)]
+pub struct BtydSpec {
+    /// Days since the first purchase.
+    pub first: String,
+    /// Days since the last purchase.
+    pub last: String,
+    /// Number of days with a purchase.
+    pub days: String,
+    /// Mean spend of such a day.
+    pub spend: Option<String>,
+    /// Where it stands.
+    pub place: Place,
 }
 
 /// Text inputs of the model.

@@ -11,6 +11,7 @@ mod env;
 mod job;
 pub mod nearest;
 mod node;
+mod outcomes;
 mod paths;
 mod problems;
 mod raw;
@@ -25,6 +26,7 @@ use crate::{Error, Result, hash};
 
 pub use job::*;
 pub use nearest::nearest;
+pub use outcomes::{OutcomeMetric, OutcomesSpec, ThresholdSpec};
 pub use schema::{json_schema, reference};
 
 use node::Pos;

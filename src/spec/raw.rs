@@ -1,7 +1,11 @@
 //! What a job file can say, key by key. The doc comments are what editors show (`tenure schema`).
 
+mod outcomes;
+
 use schemars::JsonSchema;
 use serde::Serialize;
+
+pub(super) use outcomes::{RawAlert, RawOutcomes};
 
 use super::job::{ColumnType, Format, OnFail};
 use super::read::{At, Keyed, OneOrMany, read_keys};
@@ -37,6 +41,8 @@ pub(super) struct RawJobSpec {
     pub train: Option<At<RawTrain>>,
     /// Lifecycle stages and value tiers.
     pub segments: Option<At<RawSegments>>,
+    /// Past predictions beside what happened. Without it every head is compared and nothing raises an alert.
+    pub outcomes: Option<At<RawOutcomes>>,
     /// Where a night's tables go.
     pub publish: Option<At<RawPublish>>,
     /// A text-only job: one label per text, the encoder fine-tuned end to end.
@@ -44,7 +50,7 @@ pub(super) struct RawJobSpec {
 }
 
 read_keys!(RawJobSpec, "the job": version, name, lake, timezone, entity, tables, views, features, labels, model, train,
-    segments, publish, text_classifier);
+    segments, outcomes, publish, text_classifier);
 
 /// The population: one row per customer, from a table or from a query.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -135,9 +141,28 @@ pub(super) struct RawModel {
     pub dropout: Option<At<f64>>,
     /// A SQL condition over the features; only customers where it holds are scored, others get NULL and a reason.
     pub minimum_data: Option<At<String>>,
+    /// The features behind buy-till-you-die models (BG/NBD or Pareto/NBD, Gamma-Gamma): further inputs, a baseline, and the
+    /// means to predict horizons that are longer than the history. Without them there are none.
+    pub btyd: Option<At<RawBtyd>>,
 }
 
-read_keys!(RawModel, "the model": bundle, text, heads, hidden, dropout, minimum_data);
+read_keys!(RawModel, "the model": bundle, text, heads, hidden, dropout, minimum_data, btyd);
+
+/// Feature columns that say when a customer bought, and for how much.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Btyd")]
+pub(super) struct RawBtyd {
+    /// Days since the first purchase.
+    pub first: At<String>,
+    /// Days since the last purchase.
+    pub last: At<String>,
+    /// Number of days with a purchase; several purchases on one day count once.
+    pub days: At<String>,
+    /// Mean spend of such a day; without it, values are left to the network.
+    pub spend: Option<At<String>>,
+}
+
+read_keys!(RawBtyd, "the buy-till-you-die models": first, last, days, spend);
 
 /// Text inputs of the model.
 #[derive(Debug, Serialize, JsonSchema)]

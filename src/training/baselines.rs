@@ -1,12 +1,16 @@
 //! What a simple rule would say, for the same customers: the bar that a model has to pass.
 //!
 //! Persistence: the next window will be like the last one. RFM: logistic regression, and Gamma regression for the value of
-//! those who buy, on recency, frequency and monetary value. Both are fitted on the training snapshots alone.
+//! those who buy, on recency, frequency and monetary value. Both are fitted on the training snapshots alone. BTYD: the job's
+//! buy-till-you-die models, if it has the columns for them.
 
 use serde::{Deserialize, Serialize};
 
 use super::dataset::Dataset;
 use super::glm::{Family, Glm, Splines};
+use super::metrics;
+use super::snapshots::LabelInfo;
+use crate::model::btyd::{BuyTillYouDie, Customer, Extrapolation, no_order_name};
 use crate::model::heads::Head;
 use crate::model::preprocess::{RawColumn, RawTable};
 use crate::spec::{Loss, RfmSpec};
@@ -22,13 +26,26 @@ const GAMMA_RIDGE: f64 = 0.01;
 pub struct Baselines {
     heads: Vec<HeadBaselines>,
     rfm_columns: Option<[String; 3]>,
+    btyd: Option<BuyTillYouDie>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct HeadBaselines {
+    name: String,
     /// bce: how often the label is 1 where it was 0 one window before, and where it was 1.
     rates: Option<[f64; 2]>,
     rfm: Option<Rfm>,
+    btyd: Option<BtydScore>,
+}
+
+/// What buy-till-you-die models can say of a head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum BtydScore {
+    /// P(no purchase) over so many days.
+    NoPurchase(u32),
+    /// Expected spend over so many days.
+    Spend(u32),
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -64,9 +81,67 @@ impl Baselines {
                 Some(_) => Rfm::fit(head, &inputs, &data.labels[i], rows)?,
                 None => None,
             };
-            fitted.push(HeadBaselines { rates, rfm });
+            fitted.push(HeadBaselines { name: head.name.clone(), rates, rfm, btyd: None });
         }
-        Ok(Baselines { heads: fitted, rfm_columns })
+        Ok(Baselines { heads: fitted, rfm_columns, btyd: None })
+    }
+
+    /// Adds what buy-till-you-die models say: of a value, its expectation; of a probability, that of no purchase, where the
+    /// label is the likelier the likelier that is.
+    pub fn with_btyd(
+        &mut self,
+        model: &BuyTillYouDie,
+        heads: &[Head],
+        labels: &[LabelInfo],
+        data: &Dataset,
+        rows: &[usize],
+    ) {
+        for (i, ((fitted, head), label)) in self.heads.iter_mut().zip(heads).zip(labels).enumerate() {
+            let days = label.horizon_days;
+            fitted.btyd = match head.loss {
+                Loss::Ziln if model.spend.is_some() => Some(BtydScore::Spend(days)),
+                Loss::Bce => match data.table.column(&no_order_name(days)) {
+                    Some(RawColumn::Number(none)) => {
+                        let known = rows.iter().filter(|row| !data.labels[i][**row].is_nan() && !none[**row].is_nan());
+                        let (labels, scores): (Vec<f64>, Vec<f64>) =
+                            known.map(|row| (data.labels[i][*row], f64::from(none[*row]))).unzip();
+                        (metrics::auc(&labels, &scores) > 0.5).then_some(BtydScore::NoPurchase(days))
+                    }
+                    _ => None,
+                },
+                _ => None,
+            };
+        }
+        self.btyd = Some(model.clone());
+    }
+
+    /// Gives heads that were not trained their place among the others; only the models that stretch them speak of them.
+    pub fn with_extrapolated(&mut self, heads: &[Head], extrapolations: &[Extrapolation]) {
+        let mut fitted = std::mem::take(&mut self.heads);
+        let stretched = |e: &Extrapolation, from: Option<BtydScore>| match from {
+            Some(BtydScore::NoPurchase(_)) => Some(BtydScore::NoPurchase(e.days)),
+            Some(BtydScore::Spend(_)) => Some(BtydScore::Spend(e.days)),
+            None => None,
+        };
+        for e in extrapolations {
+            let from = fitted.iter().find(|head| head.name == e.from).and_then(|head| head.btyd);
+            fitted.push(HeadBaselines { name: e.head.clone(), rates: None, rfm: None, btyd: stretched(e, from) });
+        }
+        fitted.sort_by_key(|fitted| heads.iter().position(|head| head.name == fitted.name));
+        self.heads = fitted;
+    }
+
+    /// What the buy-till-you-die models say for a head, for every row of the table; NaN of somebody who has bought nothing.
+    pub fn btyd(&self, head: usize, table: &RawTable) -> Result<Option<Vec<f64>>> {
+        let (Some(model), Some(Some(score))) = (&self.btyd, self.heads.get(head).map(|h| h.btyd)) else {
+            return Ok(None);
+        };
+        let of = |customer: Option<Customer>| match (customer, score) {
+            (None, _) => f64::NAN,
+            (Some(customer), BtydScore::NoPurchase(days)) => model.p_none(&customer, days),
+            (Some(customer), BtydScore::Spend(days)) => model.expected_value(&customer, days),
+        };
+        Ok(Some(model.columns.customers(table)?.into_iter().map(of).collect()))
     }
 
     /// What persistence says for a head: the previous label; for a probability, how often the label followed it.

@@ -30,6 +30,10 @@ pub struct Dataset {
     pub previous: Vec<Vec<f64>>,
     /// Per row, which of five equal parts of the customers it belongs to.
     pub folds: Vec<u8>,
+    /// Per row, the number of its customer, who has the same at every date.
+    pub customers: Vec<u32>,
+    /// The key and the columns that [`Gatherer::keep`] asked for, batch by batch; nothing where it did not.
+    pub kept: Vec<RecordBatch>,
     /// Negative labels of ziln heads, which count as 0.
     pub negative: usize,
 }
@@ -51,6 +55,9 @@ pub struct Gatherer<'a> {
     classes: Vec<Vec<String>>,
     kinds: Vec<(String, InputKind)>,
     key: String,
+    /// Columns to be kept as they come, the key first.
+    keep: Vec<String>,
+    numbers: HashMap<String, u32>,
     outcomes: HashMap<AsOf, Arc<Outcome>>,
     /// The classes of a trained model, sorted, if there is one.
     trained: Option<Vec<Vec<String>>>,
@@ -93,6 +100,8 @@ impl<'a> Gatherer<'a> {
             classes,
             kinds,
             key: key.to_owned(),
+            keep: Vec::new(),
+            numbers: HashMap::new(),
             outcomes: HashMap::new(),
             trained: None,
         })
@@ -111,6 +120,11 @@ impl<'a> Gatherer<'a> {
     /// Takes the classes of a trained model in place of those met; a label of another class is no label.
     pub fn know_classes(&mut self, trained: &[Head]) {
         self.trained = Some(trained.iter().map(|head| head.classes.clone()).collect());
+    }
+
+    /// Keeps the key and these feature columns as they come.
+    pub fn keep(&mut self, columns: &[String]) {
+        self.keep = std::iter::once(&self.key).chain(columns).cloned().collect();
     }
 
     /// The label columns of the heads.
@@ -132,6 +146,8 @@ impl<'a> Gatherer<'a> {
             labels: vec![Vec::new(); heads],
             previous: vec![Vec::new(); heads],
             folds: Vec::new(),
+            customers: Vec::new(),
+            kept: Vec::new(),
             negative: 0,
         };
         for date in dates {
@@ -159,6 +175,16 @@ impl<'a> Gatherer<'a> {
         Ok(data)
     }
 
+    /// The features of one more date, without labels.
+    pub async fn features(&self, date: AsOf) -> Result<RawTable> {
+        let mut table = RawTable::new(self.kinds.clone());
+        let mut stream = self.source.matrix(date).await?;
+        while let Some(batch) = stream.next().await {
+            table.push(&batch?, date)?;
+        }
+        Ok(table)
+    }
+
     async fn add_features(&mut self, data: &mut Dataset, date: AsOf) -> Result<Vec<String>> {
         let start = data.table.rows();
         let mut keys = Vec::new();
@@ -167,6 +193,14 @@ impl<'a> Gatherer<'a> {
             let batch = batch?;
             data.table.push(&batch, date)?;
             keys.extend(self.keys(&batch)?);
+            if !self.keep.is_empty() {
+                let places = self.keep.iter().map(|name| batch.schema().index_of(name));
+                data.kept.push(batch.project(&places.collect::<Result<Vec<_>, _>>()?)?);
+            }
+        }
+        for key in &keys {
+            let next = self.numbers.len() as u32;
+            data.customers.push(*self.numbers.entry(key.clone()).or_insert(next));
         }
         data.folds.extend(keys.iter().map(|key| fold(key)));
         data.snapshots.push((date, start..data.table.rows()));

@@ -9,6 +9,7 @@ use tch::nn::OptimizerConfig;
 use tch::{Kind, Tensor, nn};
 
 use super::losses;
+use super::watch::{Epoch, Watch};
 use crate::Result;
 use crate::model::device;
 use crate::model::heads::Head;
@@ -104,6 +105,8 @@ pub struct FitOptions<'a> {
     pub epochs: usize,
     /// What the progress line calls it.
     pub what: &'a str,
+    /// Who hears of every epoch.
+    pub watch: &'a dyn Watch,
 }
 
 /// Fits a network to `examples`; with `validation`, stops when that has not become better for `patience` epochs and gives
@@ -127,7 +130,7 @@ pub fn fit(
     let labels = LabelTensors::new(examples)?;
     let mut order: Vec<i64> = (0..examples.rows() as i64).collect();
     let mut best: Option<(f64, usize, Weights)> = None;
-    let mut step = 0;
+    let (mut step, mut rate) = (0, 0.0);
     let mut last_loss = f64::NAN;
     let started = Instant::now();
     for epoch in 1..=options.epochs {
@@ -136,17 +139,23 @@ pub fn fit(
         let drawn = &order[..order.len().min(ROWS_PER_EPOCH)];
         for rows in drawn.chunks(options.train.batch) {
             step += 1;
-            optimizer.set_lr(options.train.learning_rate * (step as f64 / WARM_UP_STEPS as f64).min(1.0));
+            rate = options.train.learning_rate * (step as f64 / WARM_UP_STEPS as f64).min(1.0);
+            optimizer.set_lr(rate);
             let (numbers, texts) = examples.inputs(rows)?;
             let loss = labels.loss(heads, &network.forward(&numbers, &texts, true)?, rows)?;
             optimizer.backward_step_clip_norm(&loss, options.train.clip_norm);
             sum += f64::try_from(&loss.detach())? * rows.len() as f64;
         }
         last_loss = sum / drawn.len().max(1) as f64;
-        let judged = match validation {
-            Some(rows) => validation_loss(heads, &network, rows)?,
-            None => last_loss,
-        };
+        let losses = validation.map(|rows| validation_losses(heads, &network, rows)).transpose()?.unwrap_or_default();
+        let judged = if validation.is_some() { losses.iter().map(|(_, loss)| loss).sum() } else { last_loss };
+        options.watch.epoch(&Epoch {
+            fit: options.what,
+            number: epoch,
+            training_loss: last_loss,
+            validation_losses: &losses,
+            learning_rate: rate,
+        })?;
         progress.add(1);
         let left = started.elapsed().mul_f64((options.epochs - epoch) as f64 / epoch as f64);
         progress.note(format!(
@@ -176,13 +185,16 @@ pub fn fit(
     }
 }
 
-/// The sum of the heads' losses of the members' common prediction.
-fn validation_loss(heads: &[Head], network: &Network, rows: &Examples) -> Result<f64> {
+/// Each head's name and loss of the members' common prediction.
+fn validation_losses<'a>(heads: &'a [Head], network: &Network, rows: &Examples) -> Result<Vec<(&'a str, f64)>> {
     let raw = rows.outputs(network)?;
     let (starts, outputs) = offsets(heads);
     let members = network.shape().members;
     let losses = heads.iter().zip(&starts).zip(&rows.labels);
-    Ok(losses.map(|((head, start), labels)| losses::of_ensemble(head, &raw, members, outputs, *start, labels)).sum())
+    let of = |((head, start), labels): ((&'a Head, &usize), &Vec<f32>)| {
+        (head.name.as_str(), losses::of_ensemble(head, &raw, members, outputs, *start, labels))
+    };
+    Ok(losses.map(of).collect())
 }
 
 /// Labels and masks of all heads on the device.
@@ -257,6 +269,7 @@ mod tests {
     use crate::model::heads::Prediction;
     use crate::printer::{Output, Printer, Verbosity};
     use crate::spec::HeadSpec;
+    use crate::training::Unwatched;
 
     fn spec() -> TrainSpec {
         TrainSpec {
@@ -297,7 +310,7 @@ mod tests {
 
     fn run(head: &Head, examples: &Examples, validation: Option<&Examples>) -> Fitted {
         let train = spec();
-        let options = FitOptions { train: &train, dropout: 0.1, epochs: train.epochs, what: "test" };
+        let options = FitOptions { train: &train, dropout: 0.1, epochs: train.epochs, what: "test", watch: &Unwatched };
         let progress = Printer::new(Verbosity::Quiet, Output::Human).progress("training", None);
         fit(&shape(head.width()), std::slice::from_ref(head), examples, validation, options, &progress).unwrap()
     }

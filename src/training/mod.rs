@@ -2,23 +2,28 @@
 
 pub mod adamw;
 pub mod baselines;
+pub mod btyd;
 pub mod classification_report;
 pub mod dataset;
 pub mod dates;
 pub mod evaluate;
 pub mod evaluation;
+pub mod event_file;
 pub mod fit;
 pub mod floor;
 pub mod glm;
 pub mod losses;
 pub mod metrics;
 pub mod schedule;
+mod select;
 pub mod snapshots;
 pub mod text_classifier;
 pub mod train;
+pub mod watch;
 
 pub use baselines::Baselines;
-pub use evaluate::evaluate_from;
-pub use evaluation::Evaluation;
+pub use evaluate::{Hindsight, evaluate_from};
+pub use evaluation::{Evaluation, Grouping};
 pub use snapshots::{LabelInfo, SnapshotSource};
-pub use train::{TrainJob, TrainingReport, train_from};
+pub use train::{TrainJob, TrainingReport, train_from, train_watched};
+pub use watch::{TensorBoard, Unwatched, Watch};

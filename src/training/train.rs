@@ -13,12 +13,14 @@ use serde::Serialize;
 use tch::Device;
 
 use super::baselines::Baselines;
+use super::btyd::{HeadPlan, Phases};
 use super::dataset::{Dataset, Gatherer};
 use super::dates::Dates;
-use super::evaluation::{Evaluation, Judged};
+use super::evaluation::Evaluation;
 use super::fit::{self, Examples, FitOptions, Fitted, offsets};
-use super::floor::{self, FloorShare};
+use super::select::split;
 use super::snapshots::SnapshotSource;
+use super::watch::{Unwatched, Watch};
 use crate::model::Bundle;
 use crate::model::bundle::BundleParts;
 use crate::model::encoder::Encoder;
@@ -85,19 +87,31 @@ pub async fn train_from(
     as_of: AsOf,
     printer: &Printer,
 ) -> Result<TrainingReport> {
+    train_watched(source, job, as_of, printer, &Unwatched).await
+}
+
+/// As [`train_from`]; `watch` hears of every epoch.
+pub async fn train_watched(
+    source: &dyn SnapshotSource,
+    job: TrainJob<'_>,
+    as_of: AsOf,
+    printer: &Printer,
+    watch: &dyn Watch,
+) -> Result<TrainingReport> {
     let model = job.task.model.as_ref().ok_or_else(|| Error::user("this job has no `model:` to train"))?;
-    let mut gatherer = Gatherer::new(source, model, &job.task.entity.key)?;
     let first_event = source.first_event().await?;
+    let plan = HeadPlan::new(model, source.labels(), as_of, first_event, &job.task.train)?;
+    let model = &plan.trained;
+    let mut gatherer = Gatherer::new(source, model, &job.task.entity.key)?;
     let dates = Dates::plan(as_of, gatherer.horizon(), first_event, &job.task.train)?;
     let gathering = printer.progress("snapshots", Some(dates.all.len() as u64));
-    let data = gatherer
+    let mut data = gatherer
         .gather(&dates.all, first_event, |date| {
             gathering.note(date.to_string());
             gathering.add(1);
         })
         .await?;
     gathering.done(format!("{} rows of {} snapshots", data.table.rows(), dates.all.len()));
-    let room = Room::new(job, model, &data, gatherer.heads())?;
     let (training, validating) = split(&data, &dates);
     if training.is_empty() || validating.is_empty() {
         return Err(
@@ -105,13 +119,29 @@ pub async fn train_from(
         );
     }
 
+    let btyd = Phases::fit(&plan, &gatherer, &data, &dates, as_of).await?;
+    if let Some(models) = &btyd {
+        models.selection.extend(&mut data.table)?;
+    }
+    let mut room = Room::new(job, model, data, gatherer.heads(), watch)?;
     let progress = printer.progress("training", Some(2 * job.task.train.epochs as u64));
-    let first = room.select(&training, &validating, &dates, &progress)?;
-    let everything: Vec<usize> = (0..data.table.rows()).collect();
+    let first = room.select(&training, &validating, &dates, btyd.as_ref(), &progress)?;
+    watch.validated(first.epochs, &first.evaluation)?;
+    if let Some(models) = &btyd {
+        models.last.extend(&mut room.data.table)?;
+    }
+    let everything: Vec<usize> = (0..room.data.table.rows()).collect();
     let last = room.fit(&everything, None, first.epochs, "final fit", &progress)?;
     progress.done(format!("{} epochs, validation loss {:.4}", first.epochs, first.loss));
     let heads = room.with_floors(&last, &first.floors, &everything, &dates)?;
-    let baselines = Baselines::fit(&heads, &data, &everything, job.task.train.rfm.as_ref())?;
+    let mut baselines = Baselines::fit(&heads, &room.data, &everything, job.task.train.rfm.as_ref())?;
+    let mut notes = notes(&room.data, &last.preprocess, &heads);
+    if let Some(models) = &btyd {
+        baselines.with_btyd(&models.last, &heads, gatherer.labels(), &room.data, &everything);
+        notes.extend(models.notes());
+    }
+    let (heads, extrapolations) = plan.all_heads(heads, btyd.as_ref());
+    baselines.with_extrapolated(&heads, &extrapolations);
 
     let manifest = BundleManifest {
         layout: LAYOUT,
@@ -124,7 +154,7 @@ pub async fn train_from(
         features: source.features().iter().map(FeatureEntry::from).collect(),
         sql: source.feature_hashes(),
         label_sql: source.label_hashes(),
-        horizon_days: gatherer.labels().iter().map(|l| (l.name.clone(), l.horizon_days)).collect(),
+        horizon_days: plan.horizon_days(source.labels()),
         text: model.text.as_ref().map(|t| TextEntry { columns: room.text_columns(), max_length: t.max_length }),
         network: last.fitted.network.shape().clone(),
         training: TrainingSummary {
@@ -137,9 +167,11 @@ pub async fn train_from(
             validation_loss: first.loss,
             seed: job.task.train.seed,
             dropout: model.dropout,
-            notes: notes(&data, &last.preprocess, &heads),
+            notes,
         },
         heads,
+        btyd: btyd.map(|models| models.last),
+        extrapolations,
         validation: Some(first.evaluation.clone()),
         files: BTreeMap::new(),
     };
@@ -156,18 +188,6 @@ pub async fn train_from(
         training: manifest.training,
         validation: first.evaluation,
     })
-}
-
-/// Rows that train and rows that validate.
-fn split(data: &Dataset, dates: &Dates) -> (Vec<usize>, Vec<usize>) {
-    let of = |wanted: &[AsOf], fits: &dyn Fn(u8) -> bool| -> Vec<usize> {
-        let dated = data.snapshots.iter().filter(|(date, _)| wanted.contains(date));
-        dated.flat_map(|(_, rows)| rows.clone()).filter(|row| fits(data.folds[*row])).collect()
-    };
-    match dates.split {
-        Split::ByTime => (of(&dates.training, &|_| true), of(&dates.validation, &|_| true)),
-        Split::ByCustomer => (of(&dates.training, &|fold| fold != 0), of(&dates.validation, &|fold| fold == 0)),
-    }
 }
 
 fn notes(data: &Dataset, preprocess: &Preprocess, heads: &[Head]) -> Vec<String> {
@@ -190,38 +210,37 @@ fn notes(data: &Dataset, preprocess: &Preprocess, heads: &[Head]) -> Vec<String>
 }
 
 /// Everything that both fits share.
-struct Room<'a> {
-    job: TrainJob<'a>,
+pub(super) struct Room<'a> {
+    pub(super) job: TrainJob<'a>,
     model: &'a ModelSpec,
-    data: &'a Dataset,
+    pub(super) data: Dataset,
     heads: Vec<Head>,
     encoder: Option<Encoder>,
     embedded: Option<Embedded>,
+    watch: &'a dyn Watch,
 }
 
 /// A fit with all that was fitted for it.
-struct Trained {
+pub(super) struct Trained {
     preprocess: Preprocess,
-    heads: Vec<Head>,
-    fitted: Fitted,
-}
-
-/// What the first fit found out.
-struct Selected {
-    epochs: usize,
-    loss: f64,
-    floors: Vec<Option<FloorShare>>,
-    evaluation: Evaluation,
+    pub(super) heads: Vec<Head>,
+    pub(super) fitted: Fitted,
 }
 
 impl<'a> Room<'a> {
-    fn new(job: TrainJob<'a>, model: &'a ModelSpec, data: &'a Dataset, heads: Vec<Head>) -> Result<Self> {
+    fn new(
+        job: TrainJob<'a>,
+        model: &'a ModelSpec,
+        data: Dataset,
+        heads: Vec<Head>,
+        watch: &'a dyn Watch,
+    ) -> Result<Self> {
         let encoder = match &model.text {
             Some(text) => Some(Encoder::load_cut(&text.encoder, job.device, text.max_length)?),
             None => None,
         };
         let embedded = encoder.as_ref().map(|e| embed(e, &data.table, job.device)).transpose()?;
-        Ok(Room { job, model, data, heads, encoder, embedded })
+        Ok(Room { job, model, data, heads, encoder, embedded, watch })
     }
 
     /// The text columns in the order of the features, which is that of the inputs.
@@ -259,7 +278,8 @@ impl<'a> Room<'a> {
         Ok(Examples { numbers, texts, embeddings, labels })
     }
 
-    fn fit(
+    /// Fits preprocessing and network on `rows`; stops early by `validating`, if there are such rows.
+    pub(super) fn fit(
         &self,
         rows: &[usize],
         validating: Option<&[usize]>,
@@ -295,7 +315,8 @@ impl<'a> Room<'a> {
         }
         let examples = self.examples(&preprocess, &heads, rows)?;
         let validation = validating.map(|rows| self.examples(&preprocess, &heads, rows)).transpose()?;
-        let options = FitOptions { train: &self.job.task.train, dropout: self.model.dropout, epochs, what };
+        let options =
+            FitOptions { train: &self.job.task.train, dropout: self.model.dropout, epochs, what, watch: self.watch };
         let fitted = fit::fit(&shape, &heads, &examples, validation.as_ref(), options, progress)?;
         if !fitted.loss.is_finite() {
             return Err(Error::user("training diverged: the loss is not finite")
@@ -304,77 +325,9 @@ impl<'a> Room<'a> {
         Ok(Trained { preprocess, heads, fitted })
     }
 
-    fn predict(&self, trained: &Trained, rows: &[usize]) -> Result<Vec<Option<Vec<Prediction>>>> {
+    /// What a fit says about rows.
+    pub(super) fn predict(&self, trained: &Trained, rows: &[usize]) -> Result<Vec<Option<Vec<Prediction>>>> {
         let raw = self.examples(&trained.preprocess, &trained.heads, rows)?.outputs(&trained.fitted.network)?;
         Ok(predictions(&trained.heads, &raw, trained.fitted.network.shape().members))
     }
-
-    /// The first fit: epochs, floors, and how good it is on rows that it has not seen.
-    fn select(
-        &self,
-        training: &[usize],
-        validating: &[usize],
-        dates: &Dates,
-        progress: &crate::printer::Progress,
-    ) -> Result<Selected> {
-        let mut trained = self.fit(training, Some(validating), self.job.task.train.epochs, "search", progress)?;
-        let predicted = self.predict(&trained, validating)?;
-        let mut floors = Vec::new();
-        for (place, head) in trained.heads.iter_mut().enumerate() {
-            let floor = if head.loss == Loss::Ziln { self.floor(place, validating, &predicted) } else { None };
-            if let Some(share) = &floor {
-                head.floor = share.at(&points(place, &predicted));
-            }
-            floors.push(floor);
-        }
-        let predicted = self.predict(&trained, validating)?;
-        let baselines = Baselines::fit(&trained.heads, self.data, training, self.job.task.train.rfm.as_ref())?;
-        let judged = Judged {
-            heads: &trained.heads,
-            table: &self.data.table,
-            rows: validating,
-            labels: &self.data.labels,
-            previous: &self.data.previous,
-            predicted: &predicted,
-            baselines: &baselines,
-        };
-        let evaluation = Evaluation::of(dates.validation.iter().map(AsOf::date).collect(), judged)?;
-        Ok(Selected { epochs: trained.fitted.epochs, loss: trained.fitted.loss, floors, evaluation })
-    }
-
-    fn floor(&self, place: usize, rows: &[usize], predicted: &[Option<Vec<Prediction>>]) -> Option<FloorShare> {
-        let known =
-            rows.iter().zip(predicted).filter(|(row, p)| p.is_some() && !self.data.labels[place][**row].is_nan());
-        let labels: Vec<f64> = known.map(|(row, _)| self.data.labels[place][*row]).collect();
-        let scores = points(place, predicted);
-        if labels.len() == scores.len() { floor::find(&labels, &scores) } else { None }
-    }
-
-    /// The heads of the final fit with the floors that the first fit found, at the final fit's own level: that of its
-    /// values for the newest snapshot.
-    fn with_floors(
-        &self,
-        last: &Trained,
-        floors: &[Option<FloorShare>],
-        everything: &[usize],
-        dates: &Dates,
-    ) -> Result<Vec<Head>> {
-        let mut heads = last.heads.clone();
-        if floors.iter().all(Option::is_none) {
-            return Ok(heads);
-        }
-        let newest = self.data.snapshots.iter().find(|(d, _)| Some(d) == dates.all.first());
-        let rows = newest.map_or_else(|| everything.to_vec(), |(_, rows)| rows.clone().collect());
-        let predicted = self.predict(last, &rows)?;
-        for (place, share) in floors.iter().enumerate() {
-            if let Some(share) = share {
-                heads[place].floor = share.at(&points(place, &predicted));
-            }
-        }
-        Ok(heads)
-    }
-}
-
-fn points(head: usize, predicted: &[Option<Vec<Prediction>>]) -> Vec<f64> {
-    predicted.iter().filter_map(|row| row.as_ref().map(|row| row[head].point())).collect()
 }

@@ -35,7 +35,7 @@ fn seen(table: &Value) -> Vec<(String, String)> {
 fn published_tables_have_the_documented_columns() {
     let Some(tables) = open_tables(&published_once().out(), AS_OF, "customer_id") else { return };
     let documented = documented();
-    for name in ["predictions", "segments", "transitions", "rejects"] {
+    for name in ["predictions", "segments", "transitions", "outcomes", "outcome_deciles", "rejects"] {
         assert_eq!(seen(&tables[name]), documented[name], "{name}");
     }
 }

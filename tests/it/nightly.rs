@@ -131,7 +131,7 @@ fn a_run_killed_anywhere_and_started_again_gives_the_bytes_of_a_clean_run() {
     let shop = Shop::trained();
     shop.publish(AS_OF);
     let clean = published(&shop);
-    let stages = ["night.planned", "night.started", "night.scored", "night.segmented"];
+    let stages = ["night.planned", "night.started", "night.scored", "night.segmented", "night.compared"];
     let points: Vec<&str> = stages.into_iter().chain(POINTS.iter().copied()).collect();
     assert!(points.len() >= 10);
     for point in points {
@@ -243,10 +243,11 @@ fn a_job_without_a_model_has_stages_over_its_features() {
     std::os::unix::fs::symlink(checkout().join("sql"), shop.path().join("sql")).unwrap();
     let whole = fs::read_to_string(checkout().join("jobs/ltv.yaml")).unwrap();
     let (head, rest) = whole.split_once("labels:").unwrap();
-    let segments = &rest[rest.find("segments:").unwrap()..];
+    let (segments, rest) = rest[rest.find("segments:").unwrap()..].split_once("# The predictions of").unwrap();
+    let publish = &rest[rest.find("publish:").unwrap()..];
     let segments = segments.replace("churn_90d >= 0.6", "days_since_last_order > 90").replace("ltv_90d", "spend_365d");
     let job = jobs.join("plain.yaml");
-    fs::write(&job, format!("{head}\n{segments}")).unwrap();
+    fs::write(&job, format!("{head}\n{segments}\n{publish}")).unwrap();
     assert_success(&shop.tenure(&["run", job.to_str().unwrap(), "--as-of", AS_OF]));
     assert!(!shop.table("predictions", AS_OF).exists());
     let (segments, features) = (read(&shop.table("segments", AS_OF)), read(&shop.table("features", AS_OF)));

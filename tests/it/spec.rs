@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use serde_json::Value;
 use tenure::printer::render_error;
-use tenure::spec::{self, CheckRule, JobSpec, OnFail, Task};
+use tenure::spec::{self, CheckRule, JobSpec, OnFail, OutcomeMetric, Task, ThresholdSpec};
 
 use crate::support::shop::{assert_exit, tenure};
 
@@ -128,6 +128,10 @@ fn a_job_means_what_it_says() {
     let segments = task.segments.unwrap();
     assert_eq!(segments.stages[2].when, None);
     assert_eq!(segments.value_tiers.unwrap().quantiles[3], ("vip".to_owned(), 1.0));
+    let outcomes = task.outcomes;
+    assert_eq!((outcomes.heads.join(" "), outcomes.minimum_customers), ("ltv_90d churn_90d".to_owned(), 500));
+    let auc = ThresholdSpec { head: "churn_90d".into(), metric: OutcomeMetric::Auc, min: Some(0.7), max: None };
+    assert_eq!((outcomes.thresholds.len(), &outcomes.thresholds[0]), (4, &auc));
     let publish = task.publish.unwrap();
     assert!(publish.features && publish.url.as_str().ends_with("/lake/out/"));
 }
@@ -158,6 +162,7 @@ fn what_is_not_said_has_its_default() {
     assert_eq!((train.every_days, train.count, train.warmup_days, train.validation_snapshots), (30, 12, 60, 1));
     assert_eq!((train.epochs, train.batch, train.patience, train.seed), (50, 256, 6, 0));
     assert_eq!((train.learning_rate, train.weight_decay, train.clip_norm), (1e-3, 1e-2, 1.0));
+    assert!(task.outcomes.heads.is_empty() && task.outcomes.thresholds.is_empty());
     assert!(task.model.is_none() && task.segments.is_none() && task.publish.is_none() && train.rfm.is_none());
 }
 

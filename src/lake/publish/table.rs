@@ -173,6 +173,11 @@ pub struct TableWriter {
 }
 
 impl TableWriter {
+    /// Starts `dir/TABLE.parquet` for a table that no night publishes.
+    pub fn local(dir: &Path, meta: &TableMeta) -> Result<Self> {
+        Self::create(dir, meta, &[])
+    }
+
     /// Starts `dir/TABLE.parquet`, replacing what is there; `run` joins the entries of the footer.
     pub(super) fn create(dir: &Path, meta: &TableMeta, run: &[(String, String)]) -> Result<Self> {
         failpoint::reach("publish.writing");
@@ -184,6 +189,11 @@ impl TableWriter {
             ArrowWriter::try_new(file, meta.schema.clone(), Some(properties)).map_err(|e| broken(&path, e))?;
         let coalescer = BatchCoalescer::new(meta.schema.clone(), WRITE_ROWS);
         Ok(TableWriter { meta: meta.clone(), file: guard, parquet, coalescer, rows: 0 })
+    }
+
+    /// The declared columns.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.meta.schema
     }
 
     /// Appends rows; columns, order and types must be the declared ones. The fields' metadata may be missing, and text may

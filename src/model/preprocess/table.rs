@@ -90,6 +90,14 @@ impl RawTable {
         self.columns.iter().find(|(n, _, _)| n == name).map(|(_, _, column)| column)
     }
 
+    /// Puts a number per row under a name: a further column, or other values of one that is there.
+    pub fn set_number(&mut self, name: &str, values: Vec<f32>) {
+        match self.columns.iter_mut().find(|(n, _, _)| n == name) {
+            Some((_, _, column)) => *column = RawColumn::Number(values),
+            None => self.columns.push((name.to_owned(), InputKind::Number, RawColumn::Number(values))),
+        }
+    }
+
     /// Adds the rows of a batch; its other columns are not looked at.
     pub fn push(&mut self, batch: &RecordBatch, as_of: AsOf) -> Result<()> {
         for (name, kind, column) in &mut self.columns {

@@ -4,6 +4,7 @@
 //! refused is left out silently: its problem was told there.
 
 mod model;
+mod outcomes;
 mod segments;
 mod tables;
 mod text;
@@ -166,6 +167,7 @@ fn entity_task(
     let model = raw.model.as_ref().and_then(At::get).and_then(|raw| model::model(raw, key, root, problems));
     let segments = raw.segments.as_ref().and_then(At::get).and_then(|raw| segments::segments(raw, problems));
     let publish = raw.publish.as_ref().and_then(At::get).and_then(|raw| publish(raw, tables, lake, root, problems));
+    let outcomes = outcomes::outcomes(raw, model.as_ref(), problems);
     let train = model::train(raw.train.as_ref().and_then(At::get), problems);
     Some(Task::Entity(Box::new(EntityTask {
         entity: source?,
@@ -175,6 +177,7 @@ fn entity_task(
         model,
         train,
         segments,
+        outcomes,
         publish,
     })))
 }
@@ -247,6 +250,7 @@ fn refuse_entity_keys(raw: &RawJobSpec, problems: &mut Problems) {
         ("model", raw.model.as_ref().map(|at| at.key)),
         ("train", raw.train.as_ref().map(|at| at.key)),
         ("segments", raw.segments.as_ref().map(|at| at.key)),
+        ("outcomes", raw.outcomes.as_ref().map(|at| at.key)),
         ("publish", raw.publish.as_ref().map(|at| at.key)),
     ];
     for (key, pos) in keys {

@@ -6,7 +6,7 @@ use crate::spec::job::*;
 use crate::spec::node::Pos;
 use crate::spec::paths::Root;
 use crate::spec::problems::Problems;
-use crate::spec::raw::{RawHead, RawModel, RawSnapshots, RawText, RawTrain};
+use crate::spec::raw::{RawBtyd, RawHead, RawModel, RawSnapshots, RawText, RawTrain};
 use crate::spec::read::At;
 use crate::spec::values::{Days, LossName};
 
@@ -31,6 +31,32 @@ pub(super) fn model(raw: &RawModel, key: Option<&str>, root: &Root, problems: &m
         hidden: hidden(&raw.hidden, problems),
         dropout: checked(&raw.dropout, 0.1, "a share from 0 to below 1", |d| (0.0..1.0).contains(&d), problems),
         minimum_data: raw.minimum_data.as_ref().and_then(At::get).cloned(),
+        btyd: raw.btyd.as_ref().and_then(|at| btyd(at.get()?, at.pos, problems)),
+    })
+}
+
+fn btyd(raw: &RawBtyd, pos: Pos, problems: &mut Problems) -> Option<BtydSpec> {
+    let mut taken: Vec<(&str, &str)> = Vec::new();
+    let columns = [
+        ("first", Some(&raw.first)),
+        ("last", Some(&raw.last)),
+        ("days", Some(&raw.days)),
+        ("spend", raw.spend.as_ref()),
+    ];
+    for (key, column) in columns {
+        let Some((column, at)) = column.and_then(|at| Some((at.get()?.as_str(), at.pos))) else { continue };
+        if let Some((other, _)) = taken.iter().find(|(_, name)| *name == column) {
+            let hint = "each of them is a feature of its own: days since the first purchase, days since the last, purchase days";
+            problems.add(at, format!("`{column}` is both `{other}` and `{key}`"), hint);
+        }
+        taken.push((key, column));
+    }
+    Some(BtydSpec {
+        first: raw.first.get()?.clone(),
+        last: raw.last.get()?.clone(),
+        days: raw.days.get()?.clone(),
+        spend: raw.spend.as_ref().and_then(At::get).cloned(),
+        place: problems.place(pos),
     })
 }
 

@@ -51,6 +51,7 @@ impl Shop {
             model: None,
             train,
             segments: None,
+            outcomes: Default::default(),
             publish: None,
         };
         Shop { folder: tempfile::tempdir().unwrap(), task, tables: vec![], rows: vec![] }

@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tenure::error::Place;
 use tenure::features::{FeatureColumn, FeatureStream};
-use tenure::spec::{EntitySource, EntitySpec, EntityTask, HeadSpec, Loss, ModelSpec, RfmSpec, TrainSpec};
+use tenure::spec::{EntitySource, EntitySpec, EntityTask, HeadSpec, Loss, ModelSpec, OutcomesSpec, RfmSpec, TrainSpec};
 use tenure::training::{LabelInfo, SnapshotSource};
 use tenure::{AsOf, Result};
 
@@ -226,6 +226,7 @@ pub fn task(bundle: &Path) -> EntityTask {
             ],
             hidden: vec![16],
             dropout: 0.1,
+            btyd: None,
             minimum_data: Some("orders >= 2".into()),
         }),
         train: TrainSpec {
@@ -248,6 +249,7 @@ pub fn task(bundle: &Path) -> EntityTask {
             }),
         },
         segments: None,
+        outcomes: OutcomesSpec::default(),
         publish: None,
     }
 }

@@ -1,10 +1,19 @@
 //! How good predictions are. Every metric is defined so that the order of the rows does not matter and ties are averaged;
 //! only the deciles break ties, by the order of the rows, which is that of the key.
+//!
+//! Each metric is here in its plainest form; [`weighted`] has the form that a bootstrap repeats hundreds of times.
+
+mod catalogue;
+pub mod weighted;
+
+pub use catalogue::{Better, Metric};
 
 /// The share of customers that count as the top of a ranking.
 const TOP: f64 = 0.1;
 /// Probabilities are clipped to this much from 0 and 1, for the log loss alone.
 const EPSILON: f64 = 1e-6;
+/// A perfect order with less Gini than this is no order: all labels are equal, and what is left is rounding.
+const NO_ORDER: f64 = 1e-12;
 
 /// Ranks from 1, ties averaged.
 pub fn average_ranks(values: &[f64]) -> Vec<f64> {
@@ -67,7 +76,7 @@ fn gini(labels: &[f64], scores: &[f64]) -> f64 {
 /// Gini of the labels in descending order of score over that of the perfect order; NaN where no order is better than any.
 pub fn normalized_gini(labels: &[f64], scores: &[f64]) -> f64 {
     let best = gini(labels, labels);
-    if best == 0.0 { f64::NAN } else { gini(labels, scores) / best }
+    if best.abs() < NO_ORDER { f64::NAN } else { gini(labels, scores) / best }
 }
 
 /// Area under the ROC curve for labels 0 and 1; NaN with one class.
@@ -126,6 +135,12 @@ pub fn mae(labels: &[f64], scores: &[f64]) -> f64 {
 /// Root of the mean squared error.
 pub fn rmse(labels: &[f64], scores: &[f64]) -> f64 {
     mean_of(labels, scores, |label, score| (score - label).powi(2)).sqrt()
+}
+
+/// The share of rows whose label lies within its interval, both ends included.
+pub fn coverage(labels: &[f64], intervals: &[[f64; 2]]) -> f64 {
+    let inside = |(label, [low, high]): &(&f64, &[f64; 2])| low <= *label && *label <= high;
+    labels.iter().zip(intervals).filter(inside).count() as f64 / labels.len() as f64
 }
 
 /// (total predicted − total) / total, signed; NaN where the total is 0.
@@ -247,7 +262,7 @@ mod tests {
     #[test]
     fn metrics_are_those_of_scipy_and_scikit_learn() {
         let golden: serde_json::Value =
-            serde_json::from_str(include_str!("../../fixtures/metrics/metrics.json")).unwrap();
+            serde_json::from_str(include_str!("../../../fixtures/metrics/metrics.json")).unwrap();
         let column = |name: &str| -> Vec<f64> { serde_json::from_value(golden[name].clone()).unwrap() };
         let (value, score, churned, p) = (column("value"), column("score"), column("churned"), column("p"));
         let found = [
