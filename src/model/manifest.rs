@@ -16,7 +16,7 @@ use crate::training::Evaluation;
 use crate::{Error, Result, hash};
 
 /// The version of the bundle's layout.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// `manifest.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -119,6 +119,19 @@ impl Preprocess {
         self.inputs.iter().map(|i| i.encoding.width()).sum()
     }
 
+    /// The places of the rank-normal inputs, one per number; all others are standardised values, indicators and categories.
+    pub fn numeric(&self) -> Vec<usize> {
+        let mut places = Vec::new();
+        let mut offset = 0;
+        for input in &self.inputs {
+            if let Encoding::Number(_) = input.encoding {
+                places.push(offset);
+            }
+            offset += input.encoding.width();
+        }
+        places
+    }
+
     /// The columns that were left out, with the reason.
     pub fn notes(&self) -> Vec<String> {
         let note = |i: &Input| match &i.encoding {
@@ -225,6 +238,24 @@ mod tests {
     fn a_column_without_missing_values_has_no_indicator() {
         let fitted = numbers(vec![Some(1.0), Some(2.0), Some(3.0)]);
         assert_eq!(Preprocess::fit(&fitted, &all(&fitted)).width(), 2);
+    }
+
+    #[test]
+    fn the_numeric_inputs_are_the_ranks_of_numbers() {
+        let fitted = table(
+            vec![
+                ("a", Arc::new(Float64Array::from(vec![Some(5.0), None, Some(1.0)])) as ArrayRef),
+                ("constant", Arc::new(Int64Array::from(vec![1, 1, 1]))),
+                ("word", Arc::new(StringArray::from(vec!["x", "y", "x"]))),
+                ("b", Arc::new(Int64Array::from(vec![1, 2, 3]))),
+            ],
+            &[],
+        );
+        let prepared = Preprocess::fit(&fitted, &all(&fitted));
+        let b = prepared.width() - 2;
+        assert_eq!(prepared.numeric(), [0, b]);
+        let out = prepared.transform(&fitted).unwrap();
+        assert_eq!(out[prepared.width() + b], 0.0, "the middle value has the score 0");
     }
 
     #[test]

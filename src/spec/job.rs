@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono_tz::Tz;
 use url::Url;
 
+use super::network::{EmbeddingSpec, Schedule};
 use super::outcomes::OutcomesSpec;
 use crate::error::Place;
 
@@ -290,6 +291,10 @@ pub struct ModelSpec {
     pub text: Option<TextSpec>,
     /// What is predicted, one head each.
     pub heads: Vec<HeadSpec>,
+    /// Members of the ensemble.
+    pub members: usize,
+    /// How numbers enter the network.
+    pub embedding: EmbeddingSpec,
     /// The widths of the trunk's hidden layers.
     pub hidden: Vec<usize>,
     /// The share of hidden units that are dropped in training.
@@ -369,8 +374,10 @@ pub struct TrainSpec {
     pub epochs: usize,
     /// Rows per step.
     pub batch: usize,
-    /// AdamW's step size.
+    /// AdamW's peak step size.
     pub learning_rate: f64,
+    /// How it moves from there.
+    pub schedule: Schedule,
     /// AdamW's decoupled decay.
     pub weight_decay: f64,
     /// The gradient's greatest norm.

@@ -10,12 +10,14 @@
 mod env;
 mod job;
 pub mod nearest;
+mod network;
 mod node;
 mod outcomes;
 mod paths;
 mod problems;
 mod raw;
 mod read;
+mod recipe;
 mod schema;
 mod validate;
 mod values;
@@ -26,6 +28,7 @@ use crate::{Error, Result, hash};
 
 pub use job::*;
 pub use nearest::nearest;
+pub use network::{EmbeddingSpec, Schedule};
 pub use outcomes::{OutcomeMetric, OutcomesSpec, ThresholdSpec};
 pub use schema::{json_schema, reference};
 
@@ -35,7 +38,7 @@ use raw::RawJobSpec;
 use read::FromNode;
 
 /// Raised when the same file begins to mean something else, by a new default for example: it is part of a job's hash.
-const MEANING: &str = "tenure job, version 1, meaning 1";
+const MEANING: &str = "tenure job, version 1, meaning 2";
 
 /// Reads a job file. `env` looks environment variables up. Every problem of the file comes in one error.
 pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<JobSpec> {

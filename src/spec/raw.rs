@@ -8,8 +8,10 @@ use serde::Serialize;
 pub(super) use outcomes::{RawAlert, RawOutcomes};
 
 use super::job::{ColumnType, Format, OnFail};
+use super::network::Schedule;
 use super::read::{At, Keyed, OneOrMany, read_keys};
-use super::values::{Days, Literal, LossName, Name, Span, Zone};
+use super::recipe;
+use super::values::{Days, EmbeddingName, Literal, LossName, Name, Span, Zone};
 
 /// A Tenure job: one file describes one business.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -133,11 +135,17 @@ pub(super) struct RawModel {
     pub text: Option<At<RawText>>,
     /// What is predicted, one head each.
     pub heads: At<Vec<At<RawHead>>>,
-    /// The widths of the hidden layers. Default: `[64, 32]`.
-    #[schemars(extend("default" = [64, 32]))]
+    /// Members of the ensemble: networks that share their weight matrices (TabM) and are averaged. More of them cost time
+    /// and steady what is predicted.
+    #[schemars(range(min = 1, max = 256), extend("default" = recipe::MEMBERS))]
+    pub members: Option<At<u64>>,
+    /// How each number enters the network.
+    pub embedding: Option<At<RawEmbedding>>,
+    /// The widths of the hidden layers.
+    #[schemars(extend("default" = recipe::HIDDEN))]
     pub hidden: Option<At<Vec<At<u64>>>>,
-    /// The share of hidden units that are dropped in training. Default: 0.1.
-    #[schemars(range(min = 0, max = 1), extend("default" = 0.1))]
+    /// The share of hidden units that are dropped in training.
+    #[schemars(range(min = 0, max = 1), extend("default" = recipe::DROPOUT))]
     pub dropout: Option<At<f64>>,
     /// A SQL condition over the features; only customers where it holds are scored, others get NULL and a reason.
     pub minimum_data: Option<At<String>>,
@@ -146,7 +154,26 @@ pub(super) struct RawModel {
     pub btyd: Option<At<RawBtyd>>,
 }
 
-read_keys!(RawModel, "the model": bundle, text, heads, hidden, dropout, minimum_data, btyd);
+read_keys!(RawModel, "the model": bundle, text, heads, members, embedding, hidden, dropout, minimum_data, btyd);
+
+/// How each number enters the network: by its rank among the training rows, embedded in a few inputs. Its standardised
+/// value, indicators and categories are inputs as they are.
+#[derive(Debug, Default, Serialize, JsonSchema)]
+#[schemars(rename = "Embedding")]
+pub(super) struct RawEmbedding {
+    /// `piecewise_linear`: how far the number has come through each bin between its quantiles. `periodic`: sines and
+    /// cosines of trained frequencies. `none`: as it is.
+    #[schemars(extend("default" = recipe::EMBEDDING))]
+    pub kind: Option<At<EmbeddingName>>,
+    /// Inputs that a number becomes.
+    #[schemars(range(min = 1, max = 256), extend("default" = recipe::EMBEDDING_WIDTH))]
+    pub width: Option<At<u64>>,
+    /// Bins of a number, those between equal quantiles taken together; of `periodic`, its frequencies.
+    #[schemars(range(min = 1, max = 256), extend("default" = recipe::EMBEDDING_BINS))]
+    pub bins: Option<At<u64>>,
+}
+
+read_keys!(RawEmbedding, "the embedding": kind, width, bins);
 
 /// Feature columns that say when a customer bought, and for how much.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -208,7 +235,11 @@ pub(super) struct RawFamily {
 
 read_keys!(RawFamily, "a family": name, days);
 
-/// How the model is trained.
+/// How the model is trained. A first fit learns from the older snapshots and stops by the newest; the final fit learns from
+/// all of them, for as many epochs and with the same step sizes. Four things keep it from learning rows by heart, and each has
+/// a key: `weight_decay` is AdamW's decoupled decay, which plays the part of an L2 penalty and shrinks matrices and
+/// embeddings alone (not biases, the members' scalings or frequencies); `model.dropout`; early stopping by `patience`; and
+/// the average over `model.members`.
 #[derive(Debug, Default, Serialize, JsonSchema)]
 #[schemars(rename = "Train")]
 pub(super) struct RawTrain {
@@ -217,23 +248,27 @@ pub(super) struct RawTrain {
     /// The newest snapshots that validate. Default: 1.
     #[schemars(range(min = 1), extend("default" = 1))]
     pub validation_snapshots: Option<At<u64>>,
-    /// Passes over the rows at most. Default: 50.
-    #[schemars(range(min = 1), extend("default" = 50))]
+    /// Passes over the rows at most.
+    #[schemars(range(min = 1), extend("default" = recipe::EPOCHS))]
     pub epochs: Option<At<u64>>,
-    /// Rows per step. Default: 256.
-    #[schemars(range(min = 1), extend("default" = 256))]
+    /// Rows per step.
+    #[schemars(range(min = 1), extend("default" = recipe::BATCH))]
     pub batch: Option<At<u64>>,
-    /// AdamW's step size. Default: 1e-3.
-    #[schemars(extend("default" = 1e-3))]
+    /// AdamW's peak step size, which the first steps rise to.
+    #[schemars(extend("default" = recipe::LEARNING_RATE))]
     pub learning_rate: Option<At<f64>>,
-    /// AdamW's decoupled decay. Default: 1e-2.
-    #[schemars(extend("default" = 1e-2))]
+    /// How the step size moves from epoch to epoch. `constant`: it stays. `cosine`: it falls along half a cosine, to nothing
+    /// after `epochs`. `plateau`: it halves when the validation loss has not become better for half of `patience`.
+    #[schemars(extend("default" = recipe::SCHEDULE))]
+    pub schedule: Option<At<Schedule>>,
+    /// AdamW's decoupled decay.
+    #[schemars(extend("default" = recipe::WEIGHT_DECAY))]
     pub weight_decay: Option<At<f64>>,
-    /// The gradient's greatest norm. Default: 1.
-    #[schemars(extend("default" = 1.0))]
+    /// The gradient's greatest norm.
+    #[schemars(extend("default" = recipe::CLIP_NORM))]
     pub clip_norm: Option<At<f64>>,
-    /// Epochs without a better validation loss before training stops. Default: 6.
-    #[schemars(range(min = 1), extend("default" = 6))]
+    /// Epochs without a better validation loss before training stops.
+    #[schemars(range(min = 1), extend("default" = recipe::PATIENCE))]
     pub patience: Option<At<u64>>,
     /// The seed of every random choice. Default: 0.
     #[schemars(extend("default" = 0))]
@@ -242,8 +277,8 @@ pub(super) struct RawTrain {
     pub rfm: Option<At<RawRfm>>,
 }
 
-read_keys!(RawTrain, "the training": snapshots, validation_snapshots, epochs, batch, learning_rate, weight_decay,
-    clip_norm, patience, seed, rfm);
+read_keys!(RawTrain, "the training": snapshots, validation_snapshots, epochs, batch, learning_rate, schedule,
+    weight_decay, clip_norm, patience, seed, rfm);
 
 /// The past dates that are learned from.
 #[derive(Debug, Default, Serialize, JsonSchema)]

@@ -91,7 +91,11 @@ fn section(page: &mut String, title: &str, schema: &Value) {
     keys.sort_by_key(|(key, _)| (optional(key), key.as_str()));
     for (key, property) in keys {
         let mark = if optional(key) { "" } else { " (required)" };
-        let meaning = property["description"].as_str().unwrap_or_default().replace('|', "\\|");
+        let mut meaning = property["description"].as_str().unwrap_or_default().replace('|', "\\|");
+        if let Some(default) = property.get("default").filter(|_| !meaning.contains("Default:")) {
+            let default = default.as_str().map_or_else(|| default.to_string(), str::to_owned);
+            meaning.push_str(&format!(" Default: `{default}`."));
+        }
         page.push_str(&format!("| `{key}`{mark} | {} | {meaning} |\n", kind_of(property)));
     }
 }

@@ -9,6 +9,7 @@ use serde::{Serialize, Serializer};
 
 use super::job::{ColumnType, Format, Loss, OnFail};
 use super::nearest::nearest;
+use super::network::Schedule;
 use super::node::{Kind, Node, Pos};
 use super::problems::Problems;
 use super::read::{FromNode, scalar, word};
@@ -204,6 +205,46 @@ impl FromNode for LossName {
     }
 }
 
+/// The embeddings of numbers by their names in a job file.
+const EMBEDDINGS: [(&str, EmbeddingName); 3] = [
+    ("piecewise_linear", EmbeddingName::PiecewiseLinear),
+    ("periodic", EmbeddingName::Periodic),
+    ("none", EmbeddingName::None),
+];
+
+/// An embedding as it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum EmbeddingName {
+    PiecewiseLinear,
+    Periodic,
+    None,
+}
+
+impl FromNode for EmbeddingName {
+    fn from_node(node: &Node, problems: &mut Problems) -> Option<Self> {
+        let others = [
+            ("ple", "piecewise_linear"),
+            ("bins", "piecewise_linear"),
+            ("linear", "piecewise_linear"),
+            ("plr", "periodic"),
+            ("fourier", "periodic"),
+            ("off", "none"),
+        ];
+        word(node, problems, "an embedding", &EMBEDDINGS, &others)
+    }
+}
+
+/// The schedules of the step size by their names in a job file.
+const SCHEDULES: [(&str, Schedule); 3] =
+    [("constant", Schedule::Constant), ("cosine", Schedule::Cosine), ("plateau", Schedule::Plateau)];
+
+impl FromNode for Schedule {
+    fn from_node(node: &Node, problems: &mut Problems) -> Option<Self> {
+        let others = [("cosine_annealing", "cosine"), ("reduce_on_plateau", "plateau"), ("none", "constant")];
+        word(node, problems, "a schedule", &SCHEDULES, &others)
+    }
+}
+
 const FORMATS: [(&str, Format); 2] = [("parquet", Format::Parquet), ("csv", Format::Csv)];
 
 impl FromNode for Format {
@@ -255,6 +296,8 @@ as_text! {
     Span => |span| format!("{}s", span.0.as_secs()),
     ColumnType => |kind| kind.name().to_owned(),
     LossName => |loss| name_in(&LOSSES, *loss),
+    EmbeddingName => |embedding| name_in(&EMBEDDINGS, *embedding),
+    Schedule => |schedule| name_in(&SCHEDULES, *schedule),
     Format => |format| name_in(&FORMATS, *format),
     OnFail => |on_fail| name_in(&ON_FAIL, *on_fail),
     Zone => |zone| zone.0.name().to_owned(),
@@ -287,6 +330,8 @@ inline_schema! {
     Days => json_schema!({"type": "string", "pattern": "^([0-9]+[smhd]|.*\\$\\{.*)$", "examples": ["30d", "90d"]}),
     ColumnType => words(&ColumnType::NAMES),
     LossName => words(&LOSSES),
+    EmbeddingName => words(&EMBEDDINGS),
+    Schedule => words(&SCHEDULES),
     Format => words(&FORMATS),
     OnFail => words(&ON_FAIL),
     Zone => json_schema!({"type": "string", "examples": ["UTC", "Europe/Berlin", "America/New_York"]}),

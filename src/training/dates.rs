@@ -57,6 +57,7 @@ fn too_short(as_of: AsOf, horizon: u32, first_event: AsOf, train: &TrainSpec) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::Schedule;
 
     fn day(text: &str) -> AsOf {
         AsOf::parse(text, chrono_tz::UTC).unwrap()
@@ -71,6 +72,7 @@ mod tests {
             epochs: 1,
             batch: 1,
             learning_rate: 0.1,
+            schedule: Schedule::Constant,
             weight_decay: 0.0,
             clip_norm: 1.0,
             patience: 1,

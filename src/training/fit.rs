@@ -9,6 +9,7 @@ use tch::nn::OptimizerConfig;
 use tch::{Kind, Tensor, nn};
 
 use super::losses;
+use super::schedule::{EpochRates, Pace};
 use super::watch::{Epoch, Watch};
 use crate::Result;
 use crate::model::device;
@@ -90,6 +91,8 @@ pub struct Fitted {
     pub network: Network,
     /// The epoch, counted from 1, after which they were taken.
     pub epochs: usize,
+    /// The step size of each epoch up to it.
+    pub rates: Vec<f64>,
     /// The loss of the validation rows with them; the training loss where there were none.
     pub loss: f64,
 }
@@ -101,8 +104,8 @@ pub struct FitOptions<'a> {
     pub train: &'a TrainSpec,
     /// The share of hidden units dropped.
     pub dropout: f64,
-    /// Epochs at most; one is a pass over the rows, or over a part of them where there are very many.
-    pub epochs: usize,
+    /// The step sizes, and epochs at most; one is a pass over the rows, or over a part of them where there are very many.
+    pub pace: Pace<'a>,
     /// What the progress line calls it.
     pub what: &'a str,
     /// Who hears of every epoch.
@@ -123,6 +126,7 @@ pub fn fit(
     let mut shuffle = ChaCha8Rng::seed_from_u64(options.train.seed);
     let start: Vec<f64> = heads.iter().flat_map(|h| h.start.iter().copied()).collect();
     let mut network = Network::new(shape, options.dropout, &start, examples.numbers.device())?;
+    network.place_bins(&examples.numbers)?;
     let mut optimizer =
         nn::AdamW { wd: 0.0, ..nn::AdamW::default() }.build(network.store(), options.train.learning_rate)?;
     optimizer.set_weight_decay_group(DECAYED, options.train.weight_decay);
@@ -133,13 +137,16 @@ pub fn fit(
     let (mut step, mut rate) = (0, 0.0);
     let mut last_loss = f64::NAN;
     let started = Instant::now();
-    for epoch in 1..=options.epochs {
+    let epochs = options.pace.epochs(options.train);
+    let mut rates = EpochRates::new(options.train, options.pace);
+    for epoch in 1..=epochs {
+        let full = rates.next_epoch();
         order.shuffle(&mut shuffle);
         let mut sum = 0.0;
         let drawn = &order[..order.len().min(ROWS_PER_EPOCH)];
         for rows in drawn.chunks(options.train.batch) {
             step += 1;
-            rate = options.train.learning_rate * (step as f64 / WARM_UP_STEPS as f64).min(1.0);
+            rate = full * (step as f64 / WARM_UP_STEPS as f64).min(1.0);
             optimizer.set_lr(rate);
             let (numbers, texts) = examples.inputs(rows)?;
             let loss = labels.loss(heads, &network.forward(&numbers, &texts, true)?, rows)?;
@@ -149,6 +156,7 @@ pub fn fit(
         last_loss = sum / drawn.len().max(1) as f64;
         let losses = validation.map(|rows| validation_losses(heads, &network, rows)).transpose()?.unwrap_or_default();
         let judged = if validation.is_some() { losses.iter().map(|(_, loss)| loss).sum() } else { last_loss };
+        rates.hear(judged);
         options.watch.epoch(&Epoch {
             fit: options.what,
             number: epoch,
@@ -157,11 +165,10 @@ pub fn fit(
             learning_rate: rate,
         })?;
         progress.add(1);
-        let left = started.elapsed().mul_f64((options.epochs - epoch) as f64 / epoch as f64);
+        let left = started.elapsed().mul_f64((epochs - epoch) as f64 / epoch as f64);
         progress.note(format!(
-            "{} epoch {epoch}/{} loss {last_loss:.4}{} at most {}s left",
+            "{} epoch {epoch}/{epochs} loss {last_loss:.4}{} at most {}s left",
             options.what,
-            options.epochs,
             if validation.is_some() { format!(" validation {judged:.4}") } else { String::new() },
             left.as_secs(),
         ));
@@ -179,9 +186,9 @@ pub fn fit(
     match best {
         Some((loss, epochs, weights)) => {
             network.restore(&weights)?;
-            Ok(Fitted { network, epochs, loss })
+            Ok(Fitted { network, epochs, rates: rates.first(epochs), loss })
         }
-        None => Ok(Fitted { network, epochs: options.epochs, loss: last_loss }),
+        None => Ok(Fitted { network, epochs, rates: rates.first(epochs), loss: last_loss }),
     }
 }
 
@@ -263,15 +270,15 @@ pub fn prepare(head: &mut Head, labels: &[f64]) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::error::Place;
     use crate::model::heads::Prediction;
     use crate::printer::{Output, Printer, Verbosity};
-    use crate::spec::HeadSpec;
+    use crate::spec::{EmbeddingSpec, HeadSpec, Schedule};
     use crate::training::Unwatched;
 
-    fn spec() -> TrainSpec {
+    pub(crate) fn spec() -> TrainSpec {
         TrainSpec {
             every_days: 30,
             count: 12,
@@ -280,6 +287,7 @@ mod tests {
             epochs: 40,
             batch: 64,
             learning_rate: 5e-3,
+            schedule: Schedule::Constant,
             weight_decay: 1e-2,
             clip_norm: 1.0,
             patience: 5,
@@ -289,7 +297,17 @@ mod tests {
     }
 
     fn shape(outputs: usize) -> NetworkShape {
-        NetworkShape { inputs: 2, texts: 0, text_width: 0, hidden: vec![8], outputs, constant: Vec::new(), members: 2 }
+        NetworkShape {
+            inputs: 2,
+            numeric: vec![0, 1],
+            embedding: EmbeddingSpec::PiecewiseLinear { width: 2, bins: 4 },
+            texts: 0,
+            text_width: 0,
+            hidden: vec![8],
+            outputs,
+            constant: Vec::new(),
+            members: 2,
+        }
     }
 
     fn head(loss: Loss) -> Head {
@@ -310,7 +328,17 @@ mod tests {
 
     fn run(head: &Head, examples: &Examples, validation: Option<&Examples>) -> Fitted {
         let train = spec();
-        let options = FitOptions { train: &train, dropout: 0.1, epochs: train.epochs, what: "test", watch: &Unwatched };
+        run_with(&train, Pace::Search, head, examples, validation)
+    }
+
+    fn run_with(
+        train: &TrainSpec,
+        pace: Pace<'_>,
+        head: &Head,
+        examples: &Examples,
+        validation: Option<&Examples>,
+    ) -> Fitted {
+        let options = FitOptions { train, dropout: 0.1, pace, what: "test", watch: &Unwatched };
         let progress = Printer::new(Verbosity::Quiet, Output::Human).progress("training", None);
         fit(&shape(head.width()), std::slice::from_ref(head), examples, validation, options, &progress).unwrap()
     }
@@ -350,6 +378,22 @@ mod tests {
         let (a, b) = (run(&head, &examples, None), run(&head, &examples, None));
         for ((name, a), (_, b)) in a.network.weights().iter().zip(&b.network.weights()) {
             assert!(a.equal(b), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_second_fit_at_the_pace_of_the_first_goes_the_same_way() {
+        let examples = grid(|x| f32::from(x > 0.05));
+        let head = prepared(Loss::Bce, &examples);
+        for schedule in [Schedule::Constant, Schedule::Cosine, Schedule::Plateau] {
+            let train = TrainSpec { schedule, epochs: 6, patience: 2, ..spec() };
+            let first = run_with(&train, Pace::Search, &head, &examples, Some(&examples));
+            assert_eq!((first.rates.len(), first.rates[0]), (first.epochs, 5e-3));
+            let second = run_with(&train, Pace::Again(&first.rates), &head, &examples, None);
+            assert_eq!((second.epochs, &second.rates), (first.epochs, &first.rates));
+            for ((name, a), (_, b)) in first.network.weights().iter().zip(&second.network.weights()) {
+                assert!(a.equal(b), "{schedule:?} {name}");
+            }
         }
     }
 

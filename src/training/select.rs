@@ -5,7 +5,9 @@ use super::btyd::Phases;
 use super::dataset::Dataset;
 use super::dates::Dates;
 use super::evaluation::{Evaluation, Judged, RESAMPLES};
+use super::fit::Fitted;
 use super::floor::{self, FloorShare};
+use super::schedule::Pace;
 use super::train::{Room, Trained};
 use crate::model::heads::{Head, Prediction};
 use crate::model::manifest::Split;
@@ -28,6 +30,7 @@ pub(super) fn split(data: &Dataset, dates: &Dates) -> (Vec<usize>, Vec<usize>) {
 /// What the first fit found out.
 pub(super) struct Selected {
     pub(super) epochs: usize,
+    pub(super) rates: Vec<f64>,
     pub(super) loss: f64,
     pub(super) floors: Vec<Option<FloorShare>>,
     pub(super) evaluation: Evaluation,
@@ -43,7 +46,7 @@ impl Room<'_> {
         btyd: Option<&Phases>,
         progress: &Progress,
     ) -> Result<Selected> {
-        let mut trained = self.fit(training, Some(validating), self.job.task.train.epochs, "search", progress)?;
+        let mut trained = self.fit(training, Some(validating), Pace::Search, "search", progress)?;
         let predicted = self.predict(&trained, validating)?;
         let mut floors = Vec::new();
         for (place, head) in trained.heads.iter_mut().enumerate() {
@@ -67,7 +70,8 @@ impl Room<'_> {
         };
         let dates = dates.validation.iter().map(AsOf::date).collect();
         let evaluation = Evaluation::of(dates, judged, &[], RESAMPLES)?;
-        Ok(Selected { epochs: trained.fitted.epochs, loss: trained.fitted.loss, floors, evaluation })
+        let Fitted { epochs, rates, loss, .. } = trained.fitted;
+        Ok(Selected { epochs, rates, loss, floors, evaluation })
     }
 
     fn floor(&self, place: usize, rows: &[usize], predicted: &[Option<Vec<Prediction>>]) -> Option<FloorShare> {

@@ -2,7 +2,7 @@
 //!
 //! 1. The newest snapshots validate: a first fit on the older ones stops early on them, says how many epochs are right, and
 //!    is what the reported metrics are about.
-//! 2. The bundle's model is a second fit, on all snapshots, for that many epochs: the newest behaviour is in it, and it was
+//! 2. The bundle's model is a second fit, on all snapshots, for that many epochs and with the same step sizes: the newest behaviour is in it, and it was
 //!    chosen by rows that it had not seen. No scale is fitted to the total: measured on several shops, such a factor counts
 //!    a drift twice once the model is fitted again on newer rows.
 
@@ -18,6 +18,7 @@ use super::dataset::{Dataset, Gatherer};
 use super::dates::Dates;
 use super::evaluation::Evaluation;
 use super::fit::{self, Examples, FitOptions, Fitted, offsets};
+use super::schedule::Pace;
 use super::select::split;
 use super::snapshots::SnapshotSource;
 use super::watch::{Unwatched, Watch};
@@ -32,9 +33,6 @@ use crate::model::preprocess::Preprocess;
 use crate::printer::Printer;
 use crate::spec::{EntityTask, Loss, ModelSpec};
 use crate::{AsOf, Error, Result};
-
-/// MLPs side by side in a network.
-const MEMBERS: usize = 4;
 
 /// A training job's parts, as far as training needs them.
 #[derive(Debug, Clone, Copy)]
@@ -131,7 +129,7 @@ pub async fn train_watched(
         models.last.extend(&mut room.data.table)?;
     }
     let everything: Vec<usize> = (0..room.data.table.rows()).collect();
-    let last = room.fit(&everything, None, first.epochs, "final fit", &progress)?;
+    let last = room.fit(&everything, None, Pace::Again(&first.rates), "final fit", &progress)?;
     progress.done(format!("{} epochs, validation loss {:.4}", first.epochs, first.loss));
     let heads = room.with_floors(&last, &first.floors, &everything, &dates)?;
     let mut baselines = Baselines::fit(&heads, &room.data, &everything, job.task.train.rfm.as_ref())?;
@@ -283,7 +281,7 @@ impl<'a> Room<'a> {
         &self,
         rows: &[usize],
         validating: Option<&[usize]>,
-        epochs: usize,
+        pace: Pace<'_>,
         what: &str,
         progress: &crate::printer::Progress,
     ) -> Result<Trained> {
@@ -303,12 +301,14 @@ impl<'a> Room<'a> {
         let constant = heads.iter().zip(&starts).filter_map(sigma).collect();
         let shape = NetworkShape {
             inputs: preprocess.width(),
+            numeric: preprocess.numeric(),
+            embedding: self.model.embedding,
             texts: self.embedded.as_ref().map_or(0, |e| e.ids.len()),
             text_width: self.encoder.as_ref().map_or(0, Encoder::hidden_size),
             hidden: self.model.hidden.clone(),
             outputs,
             constant,
-            members: MEMBERS,
+            members: self.model.members,
         };
         if shape.inputs == 0 && shape.texts == 0 {
             return Err(Error::user("no feature differs between customers, so there is nothing to learn from"));
@@ -316,7 +316,7 @@ impl<'a> Room<'a> {
         let examples = self.examples(&preprocess, &heads, rows)?;
         let validation = validating.map(|rows| self.examples(&preprocess, &heads, rows)).transpose()?;
         let options =
-            FitOptions { train: &self.job.task.train, dropout: self.model.dropout, epochs, what, watch: self.watch };
+            FitOptions { train: &self.job.task.train, dropout: self.model.dropout, pace, what, watch: self.watch };
         let fitted = fit::fit(&shape, &heads, &examples, validation.as_ref(), options, progress)?;
         if !fitted.loss.is_finite() {
             return Err(Error::user("training diverged: the loss is not finite")

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use serde_json::Value;
 use tenure::printer::render_error;
-use tenure::spec::{self, CheckRule, JobSpec, OnFail, OutcomeMetric, Task, ThresholdSpec};
+use tenure::spec::{self, CheckRule, EmbeddingSpec, JobSpec, OnFail, OutcomeMetric, Schedule, Task, ThresholdSpec};
 
 use crate::support::shop::{assert_exit, tenure};
 
@@ -124,7 +124,9 @@ fn a_job_means_what_it_says() {
     let model = task.model.unwrap();
     assert_eq!(model.bundle, job.root().join("models/full"));
     assert_eq!(model.heads[0].family, Some(("churn".to_owned(), 90)));
+    assert_eq!((model.members, model.embedding), (16, EmbeddingSpec::PiecewiseLinear { width: 4, bins: 12 }));
     assert_eq!((task.train.epochs, task.train.batch, task.train.validation_snapshots), (30, 512, 2));
+    assert_eq!(task.train.schedule, Schedule::Cosine);
     let segments = task.segments.unwrap();
     assert_eq!(segments.stages[2].when, None);
     assert_eq!(segments.value_tiers.unwrap().quantiles[3], ("vip".to_owned(), 1.0));

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use crate::spec::job::*;
+use crate::spec::network::EmbeddingSpec;
 use crate::spec::node::Pos;
 use crate::spec::paths::Root;
 use crate::spec::problems::Problems;
-use crate::spec::raw::{RawBtyd, RawHead, RawModel, RawSnapshots, RawText, RawTrain};
+use crate::spec::raw::{RawBtyd, RawEmbedding, RawHead, RawModel, RawSnapshots, RawText, RawTrain};
 use crate::spec::read::At;
-use crate::spec::values::{Days, LossName};
+use crate::spec::recipe;
+use crate::spec::values::{Days, EmbeddingName, LossName};
 
 use super::{checked, count, not_negative, positive};
 
@@ -28,8 +30,16 @@ pub(super) fn model(raw: &RawModel, key: Option<&str>, root: &Root, problems: &m
         bundle: root.join(raw.bundle.get()?),
         text,
         heads,
+        members: few(&raw.members, recipe::MEMBERS, problems),
+        embedding: embedding(raw.embedding.as_ref().and_then(At::get), problems),
         hidden: hidden(&raw.hidden, problems),
-        dropout: checked(&raw.dropout, 0.1, "a share from 0 to below 1", |d| (0.0..1.0).contains(&d), problems),
+        dropout: checked(
+            &raw.dropout,
+            recipe::DROPOUT,
+            "a share from 0 to below 1",
+            |d| (0.0..1.0).contains(&d),
+            problems,
+        ),
         minimum_data: raw.minimum_data.as_ref().and_then(At::get).cloned(),
         btyd: raw.btyd.as_ref().and_then(|at| btyd(at.get()?, at.pos, problems)),
     })
@@ -81,8 +91,35 @@ pub(super) fn max_length(raw: &Option<At<u64>>, problems: &mut Problems) -> usiz
     checked(raw, 128, rule, |length| (3..=8192).contains(&length), problems) as usize
 }
 
+/// A small count: every one of them costs time at every row.
+fn few(raw: &Option<At<u64>>, default: u64, problems: &mut Problems) -> usize {
+    checked(raw, default, "a whole number from 1 to 256", |n| (1..=256).contains(&n), problems) as usize
+}
+
+fn embedding(raw: Option<&RawEmbedding>, problems: &mut Problems) -> EmbeddingSpec {
+    let nothing = RawEmbedding::default();
+    let raw = raw.unwrap_or(&nothing);
+    let width = few(&raw.width, recipe::EMBEDDING_WIDTH, problems);
+    let bins = few(&raw.bins, recipe::EMBEDDING_BINS, problems);
+    match raw.kind.as_ref().and_then(At::get).copied().unwrap_or(recipe::EMBEDDING) {
+        EmbeddingName::PiecewiseLinear => EmbeddingSpec::PiecewiseLinear { width, bins },
+        EmbeddingName::Periodic => EmbeddingSpec::Periodic { width, frequencies: bins },
+        EmbeddingName::None => {
+            for (key, at) in [("width", &raw.width), ("bins", &raw.bins)] {
+                if let Some(at) = at {
+                    let message = format!("`{key}` has no meaning with the embedding `none`");
+                    problems.add(at.key, message, "remove it, or write `kind: piecewise_linear`");
+                }
+            }
+            EmbeddingSpec::None
+        }
+    }
+}
+
 fn hidden(raw: &Option<At<Vec<At<u64>>>>, problems: &mut Problems) -> Vec<usize> {
-    let Some(widths) = raw.as_ref().and_then(At::get) else { return vec![64, 32] };
+    let Some(widths) = raw.as_ref().and_then(At::get) else {
+        return recipe::HIDDEN.map(|width| width as usize).to_vec();
+    };
     let mut hidden = Vec::new();
     for (pos, width) in widths.iter().filter_map(|at| Some((at.pos, *at.get()?))) {
         let good = (1..=16_384).contains(&width);
@@ -203,12 +240,13 @@ pub(super) fn train(raw: Option<&RawTrain>, problems: &mut Problems) -> TrainSpe
         count: snapshot_count,
         warmup_days: days(&snapshots.warmup, 60, 0, problems),
         validation_snapshots,
-        epochs: count(&raw.epochs, 50, problems),
-        batch: count(&raw.batch, 256, problems),
-        learning_rate: positive(&raw.learning_rate, 1e-3, problems),
-        weight_decay: not_negative(&raw.weight_decay, 1e-2, problems),
-        clip_norm: positive(&raw.clip_norm, 1.0, problems),
-        patience: count(&raw.patience, 6, problems),
+        epochs: count(&raw.epochs, recipe::EPOCHS, problems),
+        batch: count(&raw.batch, recipe::BATCH, problems),
+        learning_rate: positive(&raw.learning_rate, recipe::LEARNING_RATE, problems),
+        schedule: raw.schedule.as_ref().and_then(At::get).copied().unwrap_or(recipe::SCHEDULE),
+        weight_decay: not_negative(&raw.weight_decay, recipe::WEIGHT_DECAY, problems),
+        clip_norm: positive(&raw.clip_norm, recipe::CLIP_NORM, problems),
+        patience: count(&raw.patience, recipe::PATIENCE, problems),
         seed: raw.seed.as_ref().and_then(At::get).copied().unwrap_or(0),
         rfm: raw.rfm.as_ref().and_then(|at| {
             let rfm = at.get()?;

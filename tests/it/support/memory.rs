@@ -12,7 +12,9 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::TryStreamExt;
 use tenure::error::Place;
 use tenure::features::{FeatureSet, FeatureStream, LabelSet};
-use tenure::spec::{ColumnSpec, ColumnType, EntitySource, EntitySpec, EntityTask, Format, TableSpec, TrainSpec};
+use tenure::spec::{
+    ColumnSpec, ColumnType, EntitySource, EntitySpec, EntityTask, Format, Schedule, TableSpec, TrainSpec,
+};
 use tenure::{AsOf, Result};
 
 pub struct Shop {
@@ -37,6 +39,7 @@ impl Shop {
             epochs: 1,
             batch: 1,
             learning_rate: 1e-3,
+            schedule: Schedule::Constant,
             weight_decay: 0.0,
             clip_norm: 1.0,
             patience: 1,

@@ -11,7 +11,10 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tenure::error::Place;
 use tenure::features::{FeatureColumn, FeatureStream};
-use tenure::spec::{EntitySource, EntitySpec, EntityTask, HeadSpec, Loss, ModelSpec, OutcomesSpec, RfmSpec, TrainSpec};
+use tenure::spec::{
+    EmbeddingSpec, EntitySource, EntitySpec, EntityTask, HeadSpec, Loss, ModelSpec, OutcomesSpec, RfmSpec, Schedule,
+    TrainSpec,
+};
 use tenure::training::{LabelInfo, SnapshotSource};
 use tenure::{AsOf, Result};
 
@@ -224,6 +227,8 @@ pub fn task(bundle: &Path) -> EntityTask {
                 head("tier_60d", "tier", Loss::Softmax, None),
                 head("spend_mean", "spend_60d_next", Loss::Mse, None),
             ],
+            members: 4,
+            embedding: EmbeddingSpec::PiecewiseLinear { width: 2, bins: 6 },
             hidden: vec![16],
             dropout: 0.1,
             btyd: None,
@@ -237,6 +242,7 @@ pub fn task(bundle: &Path) -> EntityTask {
             epochs: 12,
             batch: 128,
             learning_rate: 4e-3,
+            schedule: Schedule::Cosine,
             weight_decay: 1e-2,
             clip_norm: 1.0,
             patience: 4,

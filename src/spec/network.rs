@@ -1,0 +1,36 @@
+//! How the network takes numbers in, and how its step size moves while it learns.
+
+use serde::{Deserialize, Serialize};
+
+/// How each number enters the network beside the plain inputs (Gorishniy, Rubachev, Babenko 2022, arXiv 2203.05556).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum EmbeddingSpec {
+    /// As it is.
+    None,
+    /// How far it has come through each bin between its quantiles, then a linear layer and ReLU.
+    PiecewiseLinear {
+        /// Inputs that a number becomes.
+        width: usize,
+        /// Bins at most; equal quantiles are one.
+        bins: usize,
+    },
+    /// Sines and cosines of trained frequencies, then a linear layer and ReLU.
+    Periodic {
+        /// Inputs that a number becomes.
+        width: usize,
+        /// Frequencies of a number.
+        frequencies: usize,
+    },
+}
+
+/// How the step size moves from epoch to epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Schedule {
+    /// It stays.
+    Constant,
+    /// It falls along half a cosine, to nothing after the last epoch.
+    Cosine,
+    /// It halves when the validation loss has not become better for half of `patience`.
+    Plateau,
+}
