@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::preprocess::normal_quantile;
+use super::calibration::Calibration;
+use super::preprocess::{normal_cdf, normal_quantile};
 use crate::spec::{HeadSpec, Loss};
 
 /// The serde form of [`Loss`].
@@ -35,6 +36,9 @@ pub struct Head {
     pub cap: f64,
     /// The biases it starts from: what the labels say without features.
     pub start: Vec<f64>,
+    /// What validation corrected.
+    #[serde(default)]
+    pub calibration: Calibration,
     /// Values too small to be told apart, if that was found to help.
     pub floor: Option<ValueFloor>,
 }
@@ -62,6 +66,8 @@ pub enum Prediction {
     Value {
         /// The expected value.
         mean: f64,
+        /// P(value = 0).
+        zero: f64,
         /// p10, p50, p90.
         quantiles: [f64; 3],
     },
@@ -108,6 +114,17 @@ impl Ziln {
         (self.mu + self.sigma * normal_quantile(inside.min(1.0 - 1e-12))).min(cap).exp()
     }
 
+    /// P(value ≤ `value`), the inverse of [`Self::quantile`]: 1 above exp(cap).
+    pub fn cdf(&self, value: f64, cap: f64) -> f64 {
+        if value <= 0.0 {
+            return 1.0 - self.p;
+        }
+        if value.ln() > cap {
+            return 1.0;
+        }
+        1.0 - self.p + self.p * normal_cdf((value.ln() - self.mu) / self.sigma)
+    }
+
     /// One distribution in place of several: their mean probability, and the first two moments of their mixture of logs.
     pub fn mix(members: &[Ziln]) -> Ziln {
         let n = members.len() as f64;
@@ -130,6 +147,7 @@ impl Head {
             scale: (0.0, 1.0),
             cap: 0.0,
             start: Vec::new(),
+            calibration: Calibration::default(),
             floor: None,
         }
     }
@@ -151,7 +169,10 @@ impl Head {
         }
         let n = members.len() as f64;
         let prediction = match self.loss {
-            Loss::Bce => Prediction::Probability(members.iter().map(|raw| sigmoid(raw[0])).sum::<f64>() / n),
+            Loss::Bce => {
+                let mean = members.iter().map(|raw| sigmoid(raw[0])).sum::<f64>() / n;
+                Prediction::Probability(self.calibration.probability(mean))
+            }
             Loss::Mse => {
                 let mean = members.iter().map(|raw| raw[0]).sum::<f64>() / n;
                 Prediction::Number(self.scale.0 + self.scale.1 * mean)
@@ -159,8 +180,8 @@ impl Head {
             Loss::Ziln => {
                 let parts: Vec<Ziln> = members.iter().map(|raw| Ziln::of_raw(raw)).collect();
                 let mean = parts.iter().map(|z| z.mean(self.cap)).sum::<f64>() / n;
-                let mix = Ziln::mix(&parts);
-                Prediction::Value { mean: self.floored(mean), quantiles: QUANTILES.map(|q| mix.quantile(q, self.cap)) }
+                let (zero, quantiles) = self.calibration.spread(&Ziln::mix(&parts), self.cap);
+                Prediction::Value { mean: self.floored(mean * self.calibration.factor()), zero, quantiles }
             }
             Loss::Softmax => {
                 let probabilities = mean_softmax(members);
@@ -194,7 +215,9 @@ impl Prediction {
 
     fn is_finite(&self) -> bool {
         match self {
-            Prediction::Value { mean, quantiles } => mean.is_finite() && quantiles.iter().all(|q| q.is_finite()),
+            Prediction::Value { mean, zero, quantiles } => {
+                mean.is_finite() && zero.is_finite() && quantiles.iter().all(|q| q.is_finite())
+            }
             other => other.point().is_finite(),
         }
     }
@@ -211,31 +234,31 @@ pub fn mean_softmax(members: &[&[f64]]) -> Vec<f64> {
     mean
 }
 
-/// Makes the horizons of each family monotone in one customer's predictions: probabilities never rise and values never
-/// fall with the horizon. Pools adjacent violators, which is the nearest monotone sequence.
+/// Makes the horizons of each family monotone in one customer's calibrated predictions: probabilities (also that of a value
+/// of 0) never rise and values never fall with the horizon. Pools adjacent violators, which is the nearest monotone sequence.
 pub fn make_monotone(heads: &[Head], predictions: &mut [Prediction]) {
     for family in families(heads) {
-        let probabilities = |p: &Prediction| match p {
+        let rising = |of: &dyn Fn(&Prediction) -> f64| {
+            pool_rising(&family.iter().map(|i| of(&predictions[*i])).collect::<Vec<_>>())
+        };
+        let points = rising(&|p| match p {
             Prediction::Probability(p) => -p,
             other => other.point(),
-        };
-        let pooled = pool_rising(&family.iter().map(|i| probabilities(&predictions[*i])).collect::<Vec<_>>());
-        let quantiles: Vec<Vec<f64>> = (0..QUANTILES.len())
-            .map(|level| {
-                let of = |i: &usize| match predictions[*i] {
-                    Prediction::Value { quantiles, .. } => quantiles[level],
-                    _ => 0.0,
-                };
-                pool_rising(&family.iter().map(of).collect::<Vec<_>>())
-            })
-            .collect();
+        });
+        let zeros = rising(&|p| if let Prediction::Value { zero, .. } = p { -zero } else { 0.0 });
+        let quantiles: [Vec<f64>; 3] = std::array::from_fn(|level| {
+            rising(&|p| if let Prediction::Value { quantiles, .. } = p { quantiles[level] } else { 0.0 })
+        });
         for (place, head) in family.iter().enumerate() {
             match &mut predictions[*head] {
-                Prediction::Probability(p) => *p = -pooled[place],
-                Prediction::Number(value) => *value = pooled[place],
-                Prediction::Value { mean, quantiles: q } => {
-                    *mean = pooled[place];
-                    q.iter_mut().zip(&quantiles).for_each(|(q, pooled)| *q = pooled[place]);
+                Prediction::Probability(p) => *p = -points[place],
+                Prediction::Number(value) => *value = points[place],
+                Prediction::Value { mean, zero, quantiles: q } => {
+                    (*mean, *zero) = (points[place], -zeros[place]);
+                    for ((q, pooled), level) in q.iter_mut().zip(&quantiles).zip(QUANTILES) {
+                        // A quantile within the probability of 0 is 0, also after both were pooled.
+                        *q = if *zero >= level { 0.0 } else { pooled[place] };
+                    }
                 }
                 Prediction::Class(..) => {}
             }
@@ -306,30 +329,39 @@ mod tests {
             raw in prop::array::uniform3(-1e4..1e4f64),
             other in prop::array::uniform3(-1e4..1e4f64),
         ) {
-            let Some(Prediction::Value { mean, quantiles: [p10, p50, p90] }) =
+            let Some(Prediction::Value { mean, zero, quantiles: [p10, p50, p90] }) =
                 head("v", Loss::Ziln, None).predict(&[&raw, &other]) else { panic!("no value") };
-            prop_assert!(mean.is_finite() && mean >= 0.0 && p90.is_finite());
+            prop_assert!(mean.is_finite() && mean >= 0.0 && p90.is_finite() && (0.0..=1.0).contains(&zero));
             prop_assert!(0.0 <= p10 && p10 <= p50 && p50 <= p90);
         }
 
         #[test]
-        fn horizons_of_one_family_are_monotone(values in prop::collection::vec((0.0..1.0f64, 0.0..1e6f64), 3)) {
+        fn horizons_of_one_family_are_monotone(
+            values in prop::collection::vec((0.0..1.0f64, 1.0..1e6f64, 0.0..1.0f64), 3),
+        ) {
             let heads = [
                 head("c90", Loss::Bce, Some(("churn", 90))), head("c30", Loss::Bce, Some(("churn", 30))),
                 head("c180", Loss::Bce, Some(("churn", 180))),
                 head("v90", Loss::Ziln, Some(("ltv", 90))), head("v30", Loss::Ziln, Some(("ltv", 30))),
                 head("v180", Loss::Ziln, Some(("ltv", 180))),
             ];
-            let value = |v: f64| Prediction::Value { mean: v, quantiles: [0.0, v / 2.0, v * 2.0] };
-            let mut all: Vec<Prediction> = values.iter().map(|(p, _)| Prediction::Probability(*p)).collect();
-            all.extend(values.iter().map(|(_, v)| value(*v)));
+            let value = |v: f64, zero: f64| {
+                let z = Ziln { p: 1.0 - zero, mu: v.ln(), sigma: 1.0 };
+                Prediction::Value { mean: v, zero, quantiles: QUANTILES.map(|q| z.quantile(q, 20.0)) }
+            };
+            let mut all: Vec<Prediction> = values.iter().map(|(p, ..)| Prediction::Probability(*p)).collect();
+            all.extend(values.iter().map(|(_, v, zero)| value(*v, *zero)));
             make_monotone(&heads, &mut all);
             let point: Vec<f64> = all.iter().map(Prediction::point).collect();
             prop_assert!(point[1] >= point[0] && point[0] >= point[2]);
             prop_assert!(point[4] <= point[3] && point[3] <= point[5]);
-            for prediction in &all[3..] {
-                let Prediction::Value { quantiles, .. } = prediction else { panic!("not a value") };
+            let mut shorter = (1.0, [0.0; 3]);
+            for place in [4, 3, 5] {
+                let Prediction::Value { zero, quantiles, .. } = all[place] else { panic!("not a value") };
                 prop_assert!(quantiles.windows(2).all(|w| w[0] <= w[1]));
+                prop_assert!(zero <= shorter.0 && shorter.1.iter().zip(quantiles).all(|(short, long)| *short <= long));
+                prop_assert!(QUANTILES.iter().zip(quantiles).all(|(level, q)| (q == 0.0) == (zero >= *level)));
+                shorter = (zero, quantiles);
             }
         }
     }
@@ -341,6 +373,10 @@ mod tests {
         assert_eq!((z.quantile(0.1, 50.0), z.quantile(0.5, 50.0)), (0.0, 0.0));
         assert!((z.quantile(0.9, 50.0) / (1.0_f64 + 2.0 * 0.8416212335729143).exp() - 1.0).abs() < 1e-8);
         assert!((z.mean(50.0) - 0.5 * 3.0_f64.exp()).abs() < 1e-12);
+        for q in [0.55, 0.7, 0.9, 0.999] {
+            assert!((z.cdf(z.quantile(q, 50.0), 50.0) - q).abs() < 1e-8, "{q}");
+        }
+        assert_eq!((z.cdf(0.0, 50.0), z.cdf(1e30, 50.0)), (0.5, 1.0));
     }
 
     #[test]

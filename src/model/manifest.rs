@@ -101,8 +101,11 @@ pub struct TrainingSummary {
     pub split: Split,
     /// Rows of the final fit.
     pub rows: usize,
-    /// Rows that validated.
+    /// Rows that calibrated and are reported on, in turn.
     pub validation_rows: usize,
+    /// Further rows, which stopped the first fit.
+    #[serde(default)]
+    pub stopping_rows: usize,
     /// Passes over the rows, chosen on validation.
     pub epochs: usize,
     /// The validation loss after them.

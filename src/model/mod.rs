@@ -2,6 +2,7 @@
 
 pub mod btyd;
 pub mod bundle;
+pub mod calibration;
 pub mod device;
 pub mod encoder;
 pub mod folder;

@@ -113,6 +113,14 @@ pub fn predictions(heads: &[Head], raw: &[f64], members: usize) -> Vec<Option<Ve
     raw.chunks_exact(members * outputs).map(of_row).collect()
 }
 
+/// What each member says of one row for one head.
+pub fn members_of<'a>(heads: &[Head], raw: &'a [f64], members: usize, row: usize, head: usize) -> Vec<&'a [f64]> {
+    let outputs: usize = heads.iter().map(Head::width).sum();
+    let start: usize = heads[..head].iter().map(Head::width).sum();
+    let of_row = &raw[row * members * outputs..(row + 1) * members * outputs];
+    of_row.chunks_exact(outputs).map(|member| &member[start..start + heads[head].width()]).collect()
+}
+
 /// The distinct texts of a table, embedded once.
 #[derive(Debug)]
 pub struct Embedded {

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use category::CategoryEncoding;
 pub use number::NumberEncoding;
-pub(crate) use number::normal_quantile;
+pub(crate) use number::{normal_cdf, normal_quantile};
 pub use table::{MISSING, RawColumn, RawTable, Words};
 
 use crate::{Error, Result};

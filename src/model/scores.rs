@@ -47,6 +47,7 @@ fn columns(heads: &[(&str, &str, &Loss)]) -> Vec<(String, DataType, String)> {
                         format!("`{label}` stays at or below this with a chance of {share}"),
                     );
                 }
+                number(format!("{name}_p_zero"), format!("predicted probability that `{label}` is 0"));
             }
             Loss::Softmax => {
                 columns.push((name.to_string(), DataType::Utf8, format!("likeliest `{label}`")));
@@ -92,6 +93,7 @@ pub(super) fn scores(
                 for level in 0..3 {
                     number(&|p| if let Prediction::Value { quantiles, .. } = p { quantiles[level] } else { p.point() });
                 }
+                number(&|p| if let Prediction::Value { zero, .. } = p { zero } else { p.point() });
             }
             Loss::Softmax => {
                 let class = |p: Prediction| match p {

@@ -10,6 +10,7 @@ use arrow::datatypes::{DataType, Float64Type};
 use futures::StreamExt;
 
 use super::snapshots::{LabelInfo, SnapshotSource};
+use super::validation::PARTS;
 use crate::error::Problem;
 use crate::features::FeatureStream;
 use crate::model::heads::Head;
@@ -30,6 +31,8 @@ pub struct Dataset {
     pub previous: Vec<Vec<f64>>,
     /// Per row, which of five equal parts of the customers it belongs to.
     pub folds: Vec<u8>,
+    /// Per row, the same for another parting, which has nothing to do with the folds: that of the validating rows.
+    pub parts: Vec<u8>,
     /// Per row, the number of its customer, who has the same at every date.
     pub customers: Vec<u32>,
     /// The key and the columns that [`Gatherer::keep`] asked for, batch by batch; nothing where it did not.
@@ -146,6 +149,7 @@ impl<'a> Gatherer<'a> {
             labels: vec![Vec::new(); heads],
             previous: vec![Vec::new(); heads],
             folds: Vec::new(),
+            parts: Vec::new(),
             customers: Vec::new(),
             kept: Vec::new(),
             negative: 0,
@@ -202,7 +206,11 @@ impl<'a> Gatherer<'a> {
             let next = self.numbers.len() as u32;
             data.customers.push(*self.numbers.entry(key.clone()).or_insert(next));
         }
-        data.folds.extend(keys.iter().map(|key| fold(key)));
+        for key in &keys {
+            let (fold, part) = fold_and_part(key);
+            data.folds.push(fold);
+            data.parts.push(part);
+        }
         data.snapshots.push((date, start..data.table.rows()));
         Ok(keys)
     }
@@ -284,8 +292,24 @@ fn class_number(classes: &mut Vec<String>, text: &str) -> f64 {
     place as f64
 }
 
-/// One of five parts, by the key alone: a customer is in the same part at every date.
-fn fold(key: &str) -> u8 {
+/// Two numbers below five by the key alone: a customer has the same at every date.
+fn fold_and_part(key: &str) -> (u8, u8) {
     let digest = hash::of_bytes(key);
-    u8::from_str_radix(&digest[..2], 16).unwrap_or(0) % 5
+    let number = |digits: &str| u16::from_str_radix(digits, 16).unwrap_or(0);
+    ((number(&digest[..2]) % 5) as u8, (number(&digest[2..6]) % u16::from(PARTS)) as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folds_and_parts_are_equal_and_independent() {
+        let mut counts = [[0; 5]; 5];
+        for key in 0..25_000 {
+            let (fold, part) = fold_and_part(&key.to_string());
+            counts[usize::from(fold)][usize::from(part)] += 1;
+        }
+        assert!(counts.as_flattened().iter().all(|n| (850..1150).contains(n)), "{counts:?}");
+    }
 }

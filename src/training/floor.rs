@@ -11,7 +11,7 @@ use crate::model::heads::ValueFloor;
 /// Spearman's correlation must gain at least this much.
 const GAIN: f64 = 0.005;
 /// Normalized Gini may lose at most this share of itself.
-const GINI_LOSS: f64 = 0.015;
+const GINI_LOSS: f64 = 0.001;
 /// Shares of customers that are tried, in steps.
 const STEPS: usize = 18;
 const STEP: f64 = 0.05;

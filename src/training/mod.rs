@@ -3,6 +3,7 @@
 pub mod adamw;
 pub mod baselines;
 pub mod btyd;
+pub mod calibrate;
 pub mod classification_report;
 pub mod dataset;
 pub mod dates;
@@ -19,6 +20,7 @@ mod select;
 pub mod snapshots;
 pub mod text_classifier;
 pub mod train;
+pub mod validation;
 pub mod watch;
 
 pub use baselines::Baselines;

@@ -2,6 +2,7 @@
 
 use super::baselines::Baselines;
 use super::btyd::Phases;
+use super::calibrate::{self, LevelEstimator, Seen};
 use super::dataset::Dataset;
 use super::dates::Dates;
 use super::evaluation::{Evaluation, Judged, RESAMPLES};
@@ -9,22 +10,30 @@ use super::fit::Fitted;
 use super::floor::{self, FloorShare};
 use super::schedule::Pace;
 use super::train::{Room, Trained};
+use super::validation::ValidationParts;
+use crate::model::calibration::Calibration;
 use crate::model::heads::{Head, Prediction};
 use crate::model::manifest::Split;
+use crate::model::predict::predictions;
 use crate::printer::Progress;
 use crate::spec::Loss;
 use crate::{AsOf, Result};
 
+/// How the total of values is corrected. A factor measured on the first fit counts a drift twice, because the final fit
+/// follows the newer rows by itself.
+const LEVEL: LevelEstimator = LevelEstimator::Off;
+
 /// Rows that train and rows that validate.
-pub(super) fn split(data: &Dataset, dates: &Dates) -> (Vec<usize>, Vec<usize>) {
+pub(super) fn split(data: &Dataset, dates: &Dates) -> (Vec<usize>, ValidationParts) {
     let of = |wanted: &[AsOf], fits: &dyn Fn(u8) -> bool| -> Vec<usize> {
         let dated = data.snapshots.iter().filter(|(date, _)| wanted.contains(date));
         dated.flat_map(|(_, rows)| rows.clone()).filter(|row| fits(data.folds[*row])).collect()
     };
-    match dates.split {
+    let (training, validating) = match dates.split {
         Split::ByTime => (of(&dates.training, &|_| true), of(&dates.validation, &|_| true)),
         Split::ByCustomer => (of(&dates.training, &|fold| fold != 0), of(&dates.validation, &|fold| fold == 0)),
-    }
+    };
+    (training, ValidationParts::of(&validating, &data.parts))
 }
 
 /// What the first fit found out.
@@ -32,31 +41,75 @@ pub(super) struct Selected {
     pub(super) epochs: usize,
     pub(super) rates: Vec<f64>,
     pub(super) loss: f64,
-    pub(super) floors: Vec<Option<FloorShare>>,
+    pub(super) corrections: Corrections,
     pub(super) evaluation: Evaluation,
 }
 
+/// What rows that a model has not seen say of its heads, in their order.
+pub(super) struct Corrections {
+    calibrations: Vec<Calibration>,
+    floors: Vec<Option<FloorShare>>,
+}
+
+impl Corrections {
+    /// By the rows at `places`; the heads come back with it.
+    fn find(heads: &[Head], seen: Seen<'_>, places: &[usize]) -> (Self, Vec<Head>) {
+        let calibrations = calibrate::fit(heads, seen, places, LEVEL);
+        let mut found = Corrections { calibrations, floors: vec![None; heads.len()] };
+        let heads = found.calibrated(heads);
+        let all = predictions(&heads, seen.raw, seen.members);
+        let predicted: Vec<_> = places.iter().map(|place| all[*place].clone()).collect();
+        for (head, floor) in found.floors.iter_mut().enumerate().filter(|(head, _)| heads[*head].loss == Loss::Ziln) {
+            let labels: Vec<f64> = places.iter().map(|place| seen.labels[head][*place]).collect();
+            let scores = points(head, &predicted);
+            if scores.len() == labels.len() && labels.iter().all(|label| !label.is_nan()) {
+                *floor = floor::find(&labels, &scores);
+            }
+        }
+        let heads = found.with_floors(heads, &predicted);
+        (found, heads)
+    }
+
+    /// The heads with their calibrations.
+    fn calibrated(&self, heads: &[Head]) -> Vec<Head> {
+        let with = |(head, found): (&Head, &Calibration)| Head { calibration: found.clone(), ..head.clone() };
+        heads.iter().zip(&self.calibrations).map(with).collect()
+    }
+
+    /// Calibrated heads with their floors, at the level of what they predict.
+    fn with_floors(&self, mut heads: Vec<Head>, predicted: &[Option<Vec<Prediction>>]) -> Vec<Head> {
+        for (place, share) in self.floors.iter().enumerate() {
+            heads[place].floor = share.and_then(|share| share.at(&points(place, predicted)));
+        }
+        heads
+    }
+}
+
 impl Room<'_> {
-    /// The first fit: epochs, floors, and how good it is on rows that it has not seen.
+    /// The first fit: epochs, calibration, floors, and how good it is on rows that it has not seen.
     pub(super) fn select(
         &self,
         training: &[usize],
-        validating: &[usize],
+        validating: &ValidationParts,
         dates: &Dates,
         btyd: Option<&Phases>,
         progress: &Progress,
     ) -> Result<Selected> {
-        let mut trained = self.fit(training, Some(validating), Pace::Search, "search", progress)?;
-        let predicted = self.predict(&trained, validating)?;
-        let mut floors = Vec::new();
-        for (place, head) in trained.heads.iter_mut().enumerate() {
-            let floor = if head.loss == Loss::Ziln { self.floor(place, validating, &predicted) } else { None };
-            if let Some(share) = &floor {
-                head.floor = share.at(&points(place, &predicted));
-            }
-            floors.push(floor);
+        let trained = self.fit(training, Some(&validating.stopping), Pace::Search, "search", progress)?;
+        let rows = validating.judged();
+        let (raw, members) = self.outputs(&trained, &rows)?;
+        let labels: Vec<Vec<f64>> =
+            self.data.labels.iter().map(|labels| rows.iter().map(|row| labels[*row]).collect()).collect();
+        let customers: Vec<u32> = rows.iter().map(|row| self.data.customers[*row]).collect();
+        let seen = Seen { raw: &raw, members, labels: &labels, customers: &customers };
+        let mut predicted = vec![None; rows.len()];
+        for turn in validating.turns() {
+            let (_, heads) = Corrections::find(&trained.heads, seen, &turn.calibrating);
+            let mut said = predictions(&heads, &raw, members);
+            turn.reported.iter().for_each(|place| predicted[*place] = said[*place].take());
         }
-        let predicted = self.predict(&trained, validating)?;
+        let (corrections, _) = Corrections::find(&trained.heads, seen, &(0..rows.len()).collect::<Vec<_>>());
+
         let mut baselines = Baselines::fit(&trained.heads, &self.data, training, self.job.task.train.rfm.as_ref())?;
         if let Some(models) = btyd {
             baselines.with_btyd(&models.selection, &trained.heads, &models.labels, &self.data, training);
@@ -64,46 +117,34 @@ impl Room<'_> {
         let judged = Judged {
             heads: &trained.heads,
             data: &self.data,
-            rows: validating,
+            rows: &rows,
             predicted: &predicted,
             baselines: &baselines,
         };
         let dates = dates.validation.iter().map(AsOf::date).collect();
         let evaluation = Evaluation::of(dates, judged, &[], RESAMPLES)?;
         let Fitted { epochs, rates, loss, .. } = trained.fitted;
-        Ok(Selected { epochs, rates, loss, floors, evaluation })
+        Ok(Selected { epochs, rates, loss, corrections, evaluation })
     }
 
-    fn floor(&self, place: usize, rows: &[usize], predicted: &[Option<Vec<Prediction>>]) -> Option<FloorShare> {
-        let known =
-            rows.iter().zip(predicted).filter(|(row, p)| p.is_some() && !self.data.labels[place][**row].is_nan());
-        let labels: Vec<f64> = known.map(|(row, _)| self.data.labels[place][*row]).collect();
-        let scores = points(place, predicted);
-        if labels.len() == scores.len() { floor::find(&labels, &scores) } else { None }
-    }
-
-    /// The heads of the final fit with the floors that the first fit found, at the final fit's own level: that of its
-    /// values for the newest snapshot.
-    pub(super) fn with_floors(
+    /// The heads of the final fit with the corrections that the first fit found. Floors stand at the final fit's own level:
+    /// that of its values for the newest snapshot.
+    pub(super) fn corrected(
         &self,
         last: &Trained,
-        floors: &[Option<FloorShare>],
+        corrections: &Corrections,
         everything: &[usize],
         dates: &Dates,
     ) -> Result<Vec<Head>> {
-        let mut heads = last.heads.clone();
-        if floors.iter().all(Option::is_none) {
+        let heads = corrections.calibrated(&last.heads);
+        if corrections.floors.iter().all(Option::is_none) {
             return Ok(heads);
         }
         let newest = self.data.snapshots.iter().find(|(d, _)| Some(d) == dates.all.first());
         let rows = newest.map_or_else(|| everything.to_vec(), |(_, rows)| rows.clone().collect());
-        let predicted = self.predict(last, &rows)?;
-        for (place, share) in floors.iter().enumerate() {
-            if let Some(share) = share {
-                heads[place].floor = share.at(&points(place, &predicted));
-            }
-        }
-        Ok(heads)
+        let (raw, members) = self.outputs(last, &rows)?;
+        let predicted = predictions(&heads, &raw, members);
+        Ok(corrections.with_floors(heads, &predicted))
     }
 }
 

@@ -1,10 +1,10 @@
 //! From snapshots to a bundle.
 //!
-//! 1. The newest snapshots validate: a first fit on the older ones stops early on them, says how many epochs are right, and
-//!    is what the reported metrics are about.
-//! 2. The bundle's model is a second fit, on all snapshots, for that many epochs and with the same step sizes: the newest behaviour is in it, and it was
-//!    chosen by rows that it had not seen. No scale is fitted to the total: measured on several shops, such a factor counts
-//!    a drift twice once the model is fitted again on newer rows.
+//! 1. The newest snapshots validate: a first fit on the older ones stops early on some of their customers, which says how
+//!    many epochs are right; the others calibrate it and are what the reported metrics are about, in turn.
+//! 2. The bundle's model is a second fit, on all snapshots, for that many epochs with the same step sizes, and with the calibration of the first: the
+//!    newest behaviour is in it, and it was chosen by rows that it had not seen. No scale is fitted to the total: measured on
+//!    several shops, such a factor counts a drift twice once the model is fitted again on newer rows.
 
 use std::collections::BTreeMap;
 
@@ -25,10 +25,10 @@ use super::watch::{Unwatched, Watch};
 use crate::model::Bundle;
 use crate::model::bundle::BundleParts;
 use crate::model::encoder::Encoder;
-use crate::model::heads::{Head, Prediction};
+use crate::model::heads::Head;
 use crate::model::manifest::{BundleManifest, FeatureEntry, LAYOUT, Split, TextEntry, TrainingSummary};
 use crate::model::network::NetworkShape;
-use crate::model::predict::{Embedded, embed, matrix, predictions};
+use crate::model::predict::{Embedded, embed, matrix};
 use crate::model::preprocess::Preprocess;
 use crate::printer::Printer;
 use crate::spec::{EntityTask, Loss, ModelSpec};
@@ -71,7 +71,10 @@ impl TrainingReport {
             }
             Split::ByCustomer => "validated on a fifth of the customers: too few snapshots to split by time".to_owned(),
         };
-        text.push_str(&format!("{split}; {} epochs\n", t.epochs));
+        text.push_str(&format!(
+            "{split}: {} rows stop, {} calibrate and are reported in turn; {} epochs\n",
+            t.stopping_rows, t.validation_rows, t.epochs
+        ));
         t.notes.iter().for_each(|note| text.push_str(&format!("note: {note}\n")));
         text.push_str(&format!("\nvalidation: {}", self.validation.table()));
         text
@@ -111,10 +114,10 @@ pub async fn train_watched(
         .await?;
     gathering.done(format!("{} rows of {} snapshots", data.table.rows(), dates.all.len()));
     let (training, validating) = split(&data, &dates);
-    if training.is_empty() || validating.is_empty() {
-        return Err(
-            Error::user("there are no customers to train on").hint("is the population empty at the first snapshots?")
-        );
+    let judged = validating.judged().len();
+    if training.is_empty() || validating.stopping.is_empty() || judged == 0 {
+        return Err(Error::user("there are too few customers to train on")
+            .hint("is the population empty at the first snapshots?"));
     }
 
     let btyd = Phases::fit(&plan, &gatherer, &data, &dates, as_of).await?;
@@ -131,7 +134,7 @@ pub async fn train_watched(
     let everything: Vec<usize> = (0..room.data.table.rows()).collect();
     let last = room.fit(&everything, None, Pace::Again(&first.rates), "final fit", &progress)?;
     progress.done(format!("{} epochs, validation loss {:.4}", first.epochs, first.loss));
-    let heads = room.with_floors(&last, &first.floors, &everything, &dates)?;
+    let heads = room.corrected(&last, &first.corrections, &everything, &dates)?;
     let mut baselines = Baselines::fit(&heads, &room.data, &everything, job.task.train.rfm.as_ref())?;
     let mut notes = notes(&room.data, &last.preprocess, &heads);
     if let Some(models) = &btyd {
@@ -160,7 +163,8 @@ pub async fn train_watched(
             validation_snapshots: dates.validation.iter().map(AsOf::date).collect(),
             split: dates.split,
             rows: everything.len(),
-            validation_rows: validating.len(),
+            validation_rows: judged,
+            stopping_rows: validating.stopping.len(),
             epochs: first.epochs,
             validation_loss: first.loss,
             seed: job.task.train.seed,
@@ -194,6 +198,7 @@ fn notes(data: &Dataset, preprocess: &Preprocess, heads: &[Head]) -> Vec<String>
         notes.push(format!("{} negative labels of ziln heads count as 0", data.negative));
     }
     for head in heads {
+        notes.extend(head.calibration.notes(&head.name));
         if let Some(floor) = &head.floor {
             notes.push(format!(
                 "`{}`: the {:.0} % smallest values share their mean; on validation Spearman goes from {:.4} to {:.4}",
@@ -325,9 +330,9 @@ impl<'a> Room<'a> {
         Ok(Trained { preprocess, heads, fitted })
     }
 
-    /// What a fit says about rows.
-    pub(super) fn predict(&self, trained: &Trained, rows: &[usize]) -> Result<Vec<Option<Vec<Prediction>>>> {
+    /// A fit's raw outputs for rows, rows × members × outputs, and how many members it has.
+    pub(super) fn outputs(&self, trained: &Trained, rows: &[usize]) -> Result<(Vec<f64>, usize)> {
         let raw = self.examples(&trained.preprocess, &trained.heads, rows)?.outputs(&trained.fitted.network)?;
-        Ok(predictions(&trained.heads, &raw, trained.fitted.network.shape().members))
+        Ok((raw, trained.fitted.network.shape().members))
     }
 }

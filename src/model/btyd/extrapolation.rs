@@ -8,10 +8,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{BuyTillYouDie, Customer};
-use crate::model::heads::{Head, Prediction, QUANTILES, Ziln, make_monotone, sigmoid};
-
-/// Probabilities are kept this far from 0 and 1 before their log-odds are taken.
-const EDGE: f64 = 1e-9;
+use crate::model::calibration::{EDGE, logit};
+use crate::model::heads::{Head, Prediction, Ziln, make_monotone, sigmoid};
 
 /// A head that was not trained, and the one that speaks for it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,12 +42,9 @@ impl Extrapolation {
         let history = &customer.history;
         let (short, long) = (f64::from(self.from_days), f64::from(self.days));
         let orders = |days: f64| model.purchases.expected_purchases(history, days);
-        let logit = |days: f64| {
-            let p = model.purchases.p_none(history, days).clamp(EDGE, 1.0 - EDGE);
-            (p / (1.0 - p)).ln()
-        };
+        let silent = |days: f64| logit(model.purchases.p_none(history, days));
         let stretch =
-            Stretch { value: (orders(long) / orders(short)).max(1.0), logit: (logit(long) - logit(short)).min(0.0) };
+            Stretch { value: (orders(long) / orders(short)).max(1.0), logit: (silent(long) - silent(short)).min(0.0) };
         if stretch.value.is_finite() && stretch.logit.is_finite() { stretch } else { self.typical }
     }
 
@@ -70,19 +65,16 @@ impl Extrapolation {
         }
     }
 
-    /// A prediction of the long head. `short` is the short head's; `raw` are its members' outputs, which say more about the
-    /// spread of a value than three quantiles.
+    /// A prediction of the long head, with the calibration of the short one, `head`. `short` is its prediction; `raw` are its
+    /// members' outputs, which say more about the spread of a value than three quantiles.
     fn prediction(&self, head: &Head, short: &Prediction, raw: &[&[f64]], stretch: Stretch) -> Prediction {
         match short {
-            Prediction::Probability(p) => {
-                let p = p.clamp(EDGE, 1.0 - EDGE);
-                Prediction::Probability(sigmoid((p / (1.0 - p)).ln() + stretch.logit))
-            }
+            Prediction::Probability(p) => Prediction::Probability(sigmoid(logit(*p) + stretch.logit)),
             Prediction::Value { mean, .. } => {
                 let members: Vec<Ziln> = raw.iter().map(|raw| stretched(&Ziln::of_raw(raw), stretch)).collect();
                 let cap = head.cap + stretch.value.ln();
-                let mix = Ziln::mix(&members);
-                Prediction::Value { mean: mean * stretch.value, quantiles: QUANTILES.map(|q| mix.quantile(q, cap)) }
+                let (zero, quantiles) = head.calibration.spread(&Ziln::mix(&members), cap);
+                Prediction::Value { mean: mean * stretch.value, zero, quantiles }
             }
             Prediction::Number(value) => Prediction::Number(value * stretch.value),
             class @ Prediction::Class(..) => *class,
@@ -93,7 +85,7 @@ impl Extrapolation {
 /// The same customer's value over the long horizon: likelier above 0, and greater by so much that the mean fits.
 fn stretched(short: &Ziln, stretch: Stretch) -> Ziln {
     let p = short.p.clamp(EDGE, 1.0 - EDGE);
-    let long = sigmoid((p / (1.0 - p)).ln() - stretch.logit);
+    let long = sigmoid(logit(p) - stretch.logit);
     Ziln { p: long, mu: short.mu + (stretch.value * p / long).ln(), sigma: short.sigma }
 }
 

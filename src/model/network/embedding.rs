@@ -84,8 +84,9 @@ impl Embedding {
         let sample = sample.f_transpose(0, 1)?.f_to_kind(Kind::Float)?.f_to_device(Device::Cpu)?.f_contiguous()?;
         let mut values = Vec::<f32>::try_from(&sample.f_view([-1])?)?;
         let (mut lows, mut scales) = (vec![0_f32; features as usize * bins], vec![0_f32; features as usize * bins]);
-        let each = values.chunks_exact_mut((values.len() / features.max(1) as usize).max(1));
-        for ((column, lows), scales) in each.zip(lows.chunks_exact_mut(bins)).zip(scales.chunks_exact_mut(bins)) {
+        let sampled = sample.size2()?.1.max(1) as usize;
+        let columns = values.chunks_exact_mut(sampled);
+        for ((column, lows), scales) in columns.zip(lows.chunks_exact_mut(bins)).zip(scales.chunks_exact_mut(bins)) {
             for ((edge, low), scale) in edges(column, bins).windows(2).zip(lows).zip(scales) {
                 (*low, *scale) = (edge[0], 1.0 / (edge[1] - edge[0]));
             }
@@ -233,7 +234,7 @@ mod tests {
             let mut embedding = Embedding::new(&store.root(), spec, 3).unwrap().unwrap();
             let numbers = Tensor::randn([50, 3], (Kind::Float, Device::Cpu));
             embedding.place_bins(&numbers).unwrap();
-            tch::no_grad(|| embedding.bias.f_normal_(0.0, 1.0)).unwrap();
+            let _moved = tch::no_grad(|| embedding.bias.f_normal_(0.0, 1.0)).unwrap();
             let found = embedding.forward(&numbers).unwrap();
             assert_eq!(found.size(), [50, 6]);
             for feature in 0..3 {

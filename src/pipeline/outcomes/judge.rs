@@ -13,7 +13,7 @@ use crate::features::LabelColumn;
 use crate::lake::PublishedColumns;
 use crate::ledger::OutcomeRecord;
 use crate::spec::{HeadSpec, Loss, OutcomeMetric};
-use crate::training::metrics;
+use crate::training::metrics::{self, Interval};
 use crate::{AsOf, Error, Result};
 
 /// The column of the predictions that names their model.
@@ -55,19 +55,30 @@ pub(crate) struct Decile {
 struct Pairs {
     scores: Vec<f64>,
     labels: Vec<f64>,
-    /// Whether the label lay in the interval, for those that have one.
-    within: Vec<bool>,
+    /// How much of the label lay in the interval, for those that have one.
+    covered: Vec<f64>,
     unscored: u64,
     unlabelled: u64,
 }
 
-/// The columns of the predictions that a head's judgement needs, the score first.
+/// The columns of the predictions that a head's judgement looks at, those that it needs first and the score before all.
 pub(super) fn columns(head: &HeadSpec) -> Vec<String> {
     let name = &head.name;
     match head.loss {
         Loss::Bce | Loss::Mse => vec![name.clone()],
-        Loss::Ziln => vec![name.clone(), format!("{name}_p10"), format!("{name}_p90")],
+        Loss::Ziln => {
+            vec![name.clone(), format!("{name}_p10"), format!("{name}_p90"), format!("{name}_p_zero")]
+        }
         Loss::Softmax => vec![format!("{name}_probability"), name.clone()],
+    }
+}
+
+/// How many of these it needs. Older predictions have no probability of 0, and then the interval is not judged.
+fn needed(head: &HeadSpec) -> usize {
+    match head.loss {
+        Loss::Bce | Loss::Mse => 1,
+        Loss::Ziln => 3,
+        Loss::Softmax => 2,
     }
 }
 
@@ -85,7 +96,7 @@ impl PastHead<'_> {
     /// Judges a head; `Err` says in words why it cannot be.
     pub fn judge(&self, head: &HeadSpec, label: &LabelColumn) -> Result<Result<Judged, String>> {
         let rows = &self.predicted.rows;
-        if let Some(lost) = columns(head).iter().find(|name| rows.column_by_name(name).is_none()) {
+        if let Some(lost) = columns(head)[..needed(head)].iter().find(|name| rows.column_by_name(name).is_none()) {
             return Ok(Err(format!("the predictions of {} have no column `{lost}`", self.as_of)));
         }
         if rows.num_rows() == 0 {
@@ -106,9 +117,9 @@ impl PastHead<'_> {
             Loss::Softmax => self.hits(&names[1], label)?,
             _ => self.labels(head, label)?,
         };
-        let interval = match head.loss {
-            Loss::Ziln => Some((predicted(1)?, predicted(2)?)),
-            _ => None,
+        let interval = match names.get(3).filter(|zero| self.predicted.rows.column_by_name(zero).is_some()) {
+            Some(_) => Some([predicted(1)?, predicted(2)?, predicted(3)?]),
+            None => None,
         };
         let mut pairs = Pairs::default();
         for (row, (score, label)) in scores.iter().zip(labels).enumerate() {
@@ -118,8 +129,10 @@ impl PastHead<'_> {
                 (Some(score), Some(label)) => {
                     pairs.scores.push(*score);
                     pairs.labels.push(label);
-                    if let Some((Some(low), Some(high))) = interval.as_ref().map(|(low, high)| (low[row], high[row])) {
-                        pairs.within.push((low..=high).contains(&label));
+                    if let Some([Some(low), Some(high), Some(zero)]) =
+                        interval.as_ref().map(|columns| columns.each_ref().map(|column| column[row]))
+                    {
+                        pairs.covered.push(Interval { low, high, zero }.covers(label));
                     }
                 }
             }
@@ -201,9 +214,7 @@ impl Pairs {
             OutcomeMetric::Spearman => metrics::spearman(labels, scores),
             OutcomeMetric::Mae => metrics::mae(labels, scores),
             OutcomeMetric::Rmse => metrics::rmse(labels, scores),
-            OutcomeMetric::IntervalCoverage => {
-                self.within.iter().filter(|within| **within).count() as f64 / self.within.len() as f64
-            }
+            OutcomeMetric::IntervalCoverage => self.covered.iter().sum::<f64>() / self.covered.len() as f64,
         }
     }
 
@@ -322,15 +333,23 @@ mod tests {
     #[test]
     fn a_value_below_zero_counts_as_zero_and_without_a_default_a_label_is_not_known() {
         let value = floats([Some(5.0), Some(10.0), Some(1.0), Some(3.0), Some(4.0), Some(6.0)]);
-        let columns =
-            vec![("head", value), ("head_p10", floats([Some(0.0); 6])), ("head_p90", floats([Some(19.0); 6]))];
-        let found =
-            judge(predicted(columns), happened(floats([Some(20.0), Some(-3.0), Some(f64::NAN)])), Loss::Ziln, None);
+        let zero = floats([Some(0.5), Some(0.1), Some(0.1), Some(0.2), Some(0.1), Some(0.1)]);
+        let columns = vec![
+            ("head", value),
+            ("head_p10", floats([Some(0.0); 6])),
+            ("head_p90", floats([Some(19.0); 6])),
+            ("head_p_zero", zero),
+        ];
+        let came = || happened(floats([Some(20.0), Some(-3.0), Some(f64::NAN)]));
+        let found = judge(predicted(columns.clone()), came(), Loss::Ziln, None);
         let record = found.record;
         assert_eq!((record.judged, record.unlabelled), (2, 4));
         assert_eq!((record.predicted_sum, record.realised_sum), (13.0, 20.0));
-        assert_eq!(record.metrics["interval_coverage"], 0.5, "20 lies above the interval, 0 in it");
+        let covered = record.metrics["interval_coverage"];
+        assert!((covered - 0.25).abs() < 1e-12, "20 lies above the interval, half of the atom at 0 within: {covered}");
         assert_eq!(record.metrics["total_bias"], -0.35);
+        let older = judge(predicted(columns[..3].to_vec()), came(), Loss::Ziln, None).record;
+        assert!(!older.metrics.contains_key("interval_coverage") && older.metrics["total_bias"] == -0.35);
     }
 
     #[test]

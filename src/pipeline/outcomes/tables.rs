@@ -131,6 +131,8 @@ fn meaning(metric: OutcomeMetric) -> &'static str {
         OutcomeMetric::Spearman => "rank correlation; values and numbers",
         OutcomeMetric::Mae => "mean absolute error; values and numbers",
         OutcomeMetric::Rmse => "root of the mean squared error; values and numbers",
-        OutcomeMetric::IntervalCoverage => "share of customers whose value lay from _p10 to _p90; values",
+        OutcomeMetric::IntervalCoverage => {
+            "how much of the values lay from _p10 to _p90, a 0 by the share of its probability there; values"
+        }
     }
 }

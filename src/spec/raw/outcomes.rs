@@ -51,7 +51,7 @@ pub(in crate::spec) struct RawAlert {
     pub mae: Option<At<RawRange>>,
     /// Root of the mean squared error; for `ziln` and `mse`.
     pub rmse: Option<At<RawRange>>,
-    /// The share of customers whose value lay from p10 to p90; for `ziln`.
+    /// How much of the values lay from p10 to p90, where 0.8 is right; for `ziln`.
     pub interval_coverage: Option<At<RawRange>>,
 }
 

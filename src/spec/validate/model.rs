@@ -149,7 +149,7 @@ fn head(raw: &RawHead, pos: Pos, problems: &Problems) -> Option<HeadSpec> {
 fn outputs(name: &str, loss: Option<&LossName>) -> Vec<String> {
     let mut outputs = vec![name.to_owned()];
     match loss {
-        Some(LossName::Ziln) => outputs.extend(["p10", "p50", "p90"].map(|q| format!("{name}_{q}"))),
+        Some(LossName::Ziln) => outputs.extend(["p10", "p50", "p90", "p_zero"].map(|q| format!("{name}_{q}"))),
         Some(LossName::Softmax) => outputs.push(format!("{name}_probability")),
         Some(LossName::Bce | LossName::Mse) | None => {}
     }

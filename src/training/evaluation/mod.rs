@@ -18,7 +18,7 @@ pub use verdict::{Comparison, Outcome};
 
 use super::baselines::Baselines;
 use super::dataset::Dataset;
-use super::metrics::Metric;
+use super::metrics::{Interval, Metric};
 use crate::Result;
 use crate::model::heads::{Head, Prediction};
 use crate::model::manifest::loss_name;
@@ -211,7 +211,9 @@ impl Judged<'_> {
         }
         let labels: Vec<f64> = rows.iter().map(|row| self.data.labels[place][*row]).collect();
         let interval = |p: &Prediction| match p {
-            Prediction::Value { quantiles: [low, _, high], .. } => Some([*low, *high]),
+            Prediction::Value { zero, quantiles: [low, _, high], .. } => {
+                Some(Interval { low: *low, high: *high, zero: *zero })
+            }
             _ => None,
         };
         let score = |(p, label): (&Prediction, &f64)| match p {

@@ -6,8 +6,8 @@ use super::bootstrap;
 use super::verdict::{self, Comparison};
 use super::{MODEL, ModelMetrics, Standing};
 use crate::spec::Loss;
-use crate::training::metrics::Metric;
 use crate::training::metrics::weighted::{Ranked, Truth};
+use crate::training::metrics::{Interval, Metric};
 
 /// A group with fewer rows than this is small.
 const FEW_ROWS: usize = 100;
@@ -20,7 +20,7 @@ pub(super) struct Contender {
     pub name: String,
     pub scores: Vec<f64>,
     /// Where it expects four labels in five, if it says so.
-    pub intervals: Option<Vec<[f64; 2]>>,
+    pub intervals: Option<Vec<Interval>>,
 }
 
 /// Rows with their labels, and the models that speak about every one of them; the first is ours.

@@ -1,5 +1,6 @@
 //! Every metric by name: which losses it is for, which way is better, what it means.
 
+use super::Interval;
 use crate::spec::Loss;
 
 /// A metric of one head's predictions.
@@ -35,7 +36,7 @@ pub enum Metric {
     TopDecileShare,
     /// How many times its fair share that is.
     TopDecileLift,
-    /// The share of labels between p10 and p90.
+    /// How much of the labels lies between p10 and p90: 0.8 is right.
     IntervalCoverage,
     /// The share of classes that are right.
     Accuracy,
@@ -145,7 +146,7 @@ impl Metric {
 
     /// Its value in the plain form; NaN where it does not exist for these labels. `Accuracy` takes hits (1) and misses (0) as
     /// scores.
-    pub fn of(self, labels: &[f64], scores: &[f64], intervals: Option<&[[f64; 2]]>) -> f64 {
+    pub fn of(self, labels: &[f64], scores: &[f64], intervals: Option<&[Interval]>) -> f64 {
         match self {
             Metric::Auc => super::auc(labels, scores),
             Metric::AveragePrecision => super::average_precision(labels, scores),

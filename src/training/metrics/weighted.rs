@@ -1,7 +1,7 @@
 //! The metrics with a weight per row: a weight of k counts the row k times, so that a bootstrap sorts once and then only
 //! counts. The functions of the parent module are the obvious version, and a property test holds the two together.
 
-use super::{EPSILON, Metric, NO_ORDER, TOP};
+use super::{EPSILON, Interval, Metric, NO_ORDER, TOP};
 
 /// Rows in descending order of some value.
 #[derive(Debug, Clone)]
@@ -116,13 +116,13 @@ pub struct Ranked {
     labels: Vec<f64>,
     scores: Vec<f64>,
     log_losses: Vec<f64>,
-    /// 1 where the label lies within the row's interval; empty without intervals.
+    /// How much of the label lies within the row's interval; empty without intervals.
     covered: Vec<f64>,
 }
 
 impl Ranked {
     /// Labels, scores and intervals by row; `metrics` are those that will be asked for.
-    pub fn new(labels: &[f64], scores: &[f64], intervals: Option<&[[f64; 2]]>, metrics: &[Metric]) -> Self {
+    pub fn new(labels: &[f64], scores: &[f64], intervals: Option<&[Interval]>, metrics: &[Metric]) -> Self {
         let order = Order::of(scores);
         let log_loss = |(label, p): (&f64, &f64)| {
             let p = p.clamp(EPSILON, 1.0 - EPSILON);
@@ -133,8 +133,7 @@ impl Ranked {
             false => vec![0.0; labels.len()],
         };
         let covered = intervals.map_or(Vec::new(), |intervals| {
-            let inside = |(label, [low, high]): (&f64, &[f64; 2])| f64::from(low <= label && label <= high);
-            labels.iter().zip(intervals).map(inside).collect()
+            labels.iter().zip(intervals).map(|(label, interval)| interval.covers(*label)).collect()
         });
         Ranked {
             labels: order.arrange(labels).collect(),
@@ -298,7 +297,8 @@ mod tests {
     fn assert_same(loss: &Loss, rows: &[(f64, f64, u8)]) -> Result<(), TestCaseError> {
         let weights: Vec<f64> = rows.iter().map(|(_, _, w)| f64::from(*w)).collect();
         let (labels, scores): (Vec<f64>, Vec<f64>) = rows.iter().map(|(label, score, _)| (*label, *score)).unzip();
-        let intervals: Vec<[f64; 2]> = scores.iter().map(|s| [s / 2.0, s * 1.5]).collect();
+        let interval = |s: &f64| Interval { low: s / 2.0, high: s * 1.5, zero: 1.0 / (1.0 + s) };
+        let intervals: Vec<Interval> = scores.iter().map(interval).collect();
         let metrics = Metric::of_loss(loss);
         let drawn = Truth::new(&labels);
         let drawn = drawn.draw(&weights, metrics);
