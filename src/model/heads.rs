@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::calibration::Calibration;
 use super::preprocess::{normal_cdf, normal_quantile};
+use super::season::Season;
 use crate::spec::{HeadSpec, Loss};
 
 /// The serde form of [`Loss`].
@@ -30,7 +31,7 @@ pub struct Head {
     pub family: Option<(String, u32)>,
     /// The classes of a softmax head, sorted.
     pub classes: Vec<String>,
-    /// Mean and standard deviation of the label, for mse.
+    /// Mean and standard deviation of the label, for mse; 0 and the mean, for ziln.
     pub scale: (f64, f64),
     /// The greatest exponent of a ziln head: the log of twice the greatest label seen.
     pub cap: f64,
@@ -39,6 +40,9 @@ pub struct Head {
     /// What validation corrected.
     #[serde(default)]
     pub calibration: Calibration,
+    /// How the course of the year moves it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub season: Option<Season>,
     /// Values too small to be told apart, if that was found to help.
     pub floor: Option<ValueFloor>,
 }
@@ -95,7 +99,7 @@ pub struct Ziln {
 }
 
 impl Ziln {
-    /// From a head's three raw outputs.
+    /// From a head's first three raw outputs.
     pub fn of_raw(raw: &[f64]) -> Self {
         Ziln { p: sigmoid(raw[0]), mu: raw[1], sigma: softplus(raw[2]).max(MIN_SIGMA) }
     }
@@ -148,15 +152,19 @@ impl Head {
             cap: 0.0,
             start: Vec::new(),
             calibration: Calibration::default(),
+            season: None,
             floor: None,
         }
     }
+
+    /// Which raw output of a ziln head is the log of the expected value, in units of the label's mean, learned directly.
+    pub const DIRECT: usize = 3;
 
     /// Raw outputs per customer and member.
     pub fn width(&self) -> usize {
         match self.loss {
             Loss::Bce | Loss::Mse => 1,
-            Loss::Ziln => 3,
+            Loss::Ziln => 4,
             Loss::Softmax => self.classes.len(),
         }
     }
@@ -179,7 +187,11 @@ impl Head {
             }
             Loss::Ziln => {
                 let parts: Vec<Ziln> = members.iter().map(|raw| Ziln::of_raw(raw)).collect();
-                let mean = parts.iter().map(|z| z.mean(self.cap)).sum::<f64>() / n;
+                let through = parts.iter().map(|z| z.mean(self.cap)).sum::<f64>() / n;
+                let direct = members.iter().map(|raw| self.direct_mean(raw)).sum::<f64>() / n;
+                // Two estimates of one mean: through the distribution it is off where the logs are not normal, directly it is
+                // the noisier one.
+                let mean = (through * direct).sqrt();
                 let (zero, quantiles) = self.calibration.spread(&Ziln::mix(&parts), self.cap);
                 Prediction::Value { mean: self.floored(mean * self.calibration.factor()), zero, quantiles }
             }
@@ -193,6 +205,11 @@ impl Head {
             }
         };
         prediction.is_finite().then_some(prediction)
+    }
+
+    /// The expected value that a member of a ziln head states directly.
+    fn direct_mean(&self, raw: &[f64]) -> f64 {
+        (raw[Self::DIRECT] + self.scale.1.ln()).min(self.cap).exp()
     }
 
     fn floored(&self, mean: f64) -> f64 {

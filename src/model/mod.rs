@@ -13,6 +13,7 @@ pub mod predict;
 pub mod preprocess;
 pub mod scorer;
 pub mod scores;
+pub mod season;
 pub mod text_classifier;
 mod torch_error;
 pub mod weights;

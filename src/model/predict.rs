@@ -10,6 +10,7 @@ use super::heads::{Head, Prediction, make_monotone};
 use super::manifest::BundleManifest;
 use super::network::Network;
 use super::preprocess::{InputKind, MISSING, Preprocess, RawColumn, RawTable};
+use super::season;
 use crate::Result;
 
 /// Texts that are embedded at once.
@@ -36,12 +37,11 @@ impl Predictor {
             _ => None,
         };
         let BundleManifest { heads, btyd, extrapolations, .. } = bundle.manifest();
-        let stretcher = btyd.as_ref().filter(|_| !extrapolations.is_empty());
         Ok(Predictor {
             heads: heads.clone(),
             trained: extrapolation::trained(heads, extrapolations),
             btyd: btyd.clone(),
-            stretcher: stretcher.map(|model| Stretcher::new(heads, model, extrapolations)),
+            stretcher: (!extrapolations.is_empty()).then(|| Stretcher::new(heads, extrapolations)),
             preprocess: bundle.preprocess().clone(),
             network: bundle.network(device)?,
             encoder,
@@ -69,11 +69,11 @@ impl Predictor {
         let (predicted, raw) = self.of_inputs(&extended)?;
         match &self.stretcher {
             None => Ok(predicted),
-            Some(stretcher) => Ok(stretcher.extend(&btyd.columns.customers(table)?, predicted, &raw)),
+            Some(stretcher) => Ok(stretcher.extend(predicted, &raw)),
         }
     }
 
-    /// Predictions of the trained heads, and the network's raw outputs.
+    /// Predictions of the trained heads, and the network's raw outputs with the season in them.
     #[allow(clippy::type_complexity)]
     fn of_inputs(&self, table: &RawTable) -> Result<(Vec<Option<Vec<Prediction>>>, Vec<f64>)> {
         let numbers = matrix(&self.preprocess.transform(table)?, table.rows(), self.device)?.f_to_kind(Kind::Double)?;
@@ -85,8 +85,10 @@ impl Predictor {
                 texts.push(table.f_index_select(0, ids)?);
             }
         }
-        let raw = self.network.outputs(&numbers, &texts)?;
-        Ok((predictions(&self.trained, &raw, self.network.shape().members), raw))
+        let members = self.network.shape().members;
+        let mut raw = self.network.outputs(&numbers, &texts)?;
+        season::apply(&self.trained, &mut raw, members, table.dates());
+        Ok((predictions(&self.trained, &raw, members), raw))
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono_tz::Tz;
 use url::Url;
 
-use super::network::{EmbeddingSpec, Schedule};
+use super::network::{EmbeddingSpec, Schedule, SeasonSpec};
 use super::outcomes::OutcomesSpec;
 use crate::error::Place;
 
@@ -378,6 +378,8 @@ pub struct TrainSpec {
     pub learning_rate: f64,
     /// How it moves from there.
     pub schedule: Schedule,
+    /// What is known of the course of a year.
+    pub season: SeasonSpec,
     /// AdamW's decoupled decay.
     pub weight_decay: f64,
     /// The gradient's greatest norm.

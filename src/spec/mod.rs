@@ -28,7 +28,7 @@ use crate::{Error, Result, hash};
 
 pub use job::*;
 pub use nearest::nearest;
-pub use network::{EmbeddingSpec, Schedule};
+pub use network::{EmbeddingSpec, Schedule, SeasonSpec};
 pub use outcomes::{OutcomeMetric, OutcomesSpec, ThresholdSpec};
 pub use schema::{json_schema, reference};
 

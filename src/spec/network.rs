@@ -24,6 +24,15 @@ pub enum EmbeddingSpec {
     },
 }
 
+/// What is known of the course of a year before the shop's own years tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SeasonSpec {
+    /// Nothing: every window is like every other.
+    None,
+    /// Sales follow those of all online shops, with their fourth quarter.
+    Retail,
+}
+
 /// How the step size moves from epoch to epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Schedule {

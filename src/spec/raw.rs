@@ -8,7 +8,7 @@ use serde::Serialize;
 pub(super) use outcomes::{RawAlert, RawOutcomes};
 
 use super::job::{ColumnType, Format, OnFail};
-use super::network::Schedule;
+use super::network::{Schedule, SeasonSpec};
 use super::read::{At, Keyed, OneOrMany, read_keys};
 use super::recipe;
 use super::values::{Days, EmbeddingName, Literal, LossName, Name, Span, Zone};
@@ -261,6 +261,11 @@ pub(super) struct RawTrain {
     /// after `epochs`. `plateau`: it halves when the validation loss has not become better for half of `patience`.
     #[schemars(extend("default" = recipe::SCHEDULE))]
     pub schedule: Option<At<Schedule>>,
+    /// What is known of the course of a year before the shop's own years tell. `retail`: a day of the fourth quarter is worth
+    /// 1.27 days of the others, as in all online shops of the U.S.; predictions of values, and of probabilities whose label
+    /// has a `@default`, follow it. `none`: every window is like every other.
+    #[schemars(extend("default" = recipe::SEASON))]
+    pub season: Option<At<SeasonSpec>>,
     /// AdamW's decoupled decay.
     #[schemars(extend("default" = recipe::WEIGHT_DECAY))]
     pub weight_decay: Option<At<f64>>,
@@ -278,7 +283,7 @@ pub(super) struct RawTrain {
 }
 
 read_keys!(RawTrain, "the training": snapshots, validation_snapshots, epochs, batch, learning_rate, schedule,
-    weight_decay, clip_norm, patience, seed, rfm);
+    season, weight_decay, clip_norm, patience, seed, rfm);
 
 /// The past dates that are learned from.
 #[derive(Debug, Default, Serialize, JsonSchema)]

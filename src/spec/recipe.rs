@@ -1,7 +1,7 @@
 //! The default recipe: what a job gets that does not say how its network looks and learns. Each number stands here alone;
 //! the schema and docs/job-file.md take theirs from here.
 
-use super::network::Schedule;
+use super::network::{Schedule, SeasonSpec};
 use super::values::EmbeddingName;
 
 /// Members of the ensemble.
@@ -17,9 +17,9 @@ pub(super) const HIDDEN: [u64; 2] = [64, 32];
 /// The share of hidden units that are dropped in training.
 pub(super) const DROPOUT: f64 = 0.1;
 /// Passes over the rows at most.
-pub(super) const EPOCHS: u64 = 50;
+pub(super) const EPOCHS: u64 = 12;
 /// Rows per step.
-pub(super) const BATCH: u64 = 256;
+pub(super) const BATCH: u64 = 512;
 /// AdamW's peak step size.
 pub(super) const LEARNING_RATE: f64 = 1e-3;
 /// AdamW's decoupled decay.
@@ -28,5 +28,7 @@ pub(super) const WEIGHT_DECAY: f64 = 1e-2;
 pub(super) const CLIP_NORM: f64 = 1.0;
 /// How the step size moves.
 pub(super) const SCHEDULE: Schedule = Schedule::Cosine;
+/// What is known of the course of a year.
+pub(super) const SEASON: SeasonSpec = SeasonSpec::Retail;
 /// Epochs without a better validation loss before training stops.
 pub(super) const PATIENCE: u64 = 6;

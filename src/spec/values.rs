@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 
 use super::job::{ColumnType, Format, Loss, OnFail};
 use super::nearest::nearest;
-use super::network::Schedule;
+use super::network::{Schedule, SeasonSpec};
 use super::node::{Kind, Node, Pos};
 use super::problems::Problems;
 use super::read::{FromNode, scalar, word};
@@ -245,6 +245,16 @@ impl FromNode for Schedule {
     }
 }
 
+/// What may be known of the year by its name in a job file.
+const SEASONS: [(&str, SeasonSpec); 2] = [("retail", SeasonSpec::Retail), ("none", SeasonSpec::None)];
+
+impl FromNode for SeasonSpec {
+    fn from_node(node: &Node, problems: &mut Problems) -> Option<Self> {
+        let others = [("ecommerce", "retail"), ("christmas", "retail"), ("off", "none")];
+        word(node, problems, "a season", &SEASONS, &others)
+    }
+}
+
 const FORMATS: [(&str, Format); 2] = [("parquet", Format::Parquet), ("csv", Format::Csv)];
 
 impl FromNode for Format {
@@ -298,6 +308,7 @@ as_text! {
     LossName => |loss| name_in(&LOSSES, *loss),
     EmbeddingName => |embedding| name_in(&EMBEDDINGS, *embedding),
     Schedule => |schedule| name_in(&SCHEDULES, *schedule),
+    SeasonSpec => |season| name_in(&SEASONS, *season),
     Format => |format| name_in(&FORMATS, *format),
     OnFail => |on_fail| name_in(&ON_FAIL, *on_fail),
     Zone => |zone| zone.0.name().to_owned(),
@@ -332,6 +343,7 @@ inline_schema! {
     LossName => words(&LOSSES),
     EmbeddingName => words(&EMBEDDINGS),
     Schedule => words(&SCHEDULES),
+    SeasonSpec => words(&SEASONS),
     Format => words(&FORMATS),
     OnFail => words(&ON_FAIL),
     Zone => json_schema!({"type": "string", "examples": ["UTC", "Europe/Berlin", "America/New_York"]}),

@@ -57,7 +57,7 @@ fn too_short(as_of: AsOf, horizon: u32, first_event: AsOf, train: &TrainSpec) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::Schedule;
+    use crate::spec::{Schedule, SeasonSpec};
 
     fn day(text: &str) -> AsOf {
         AsOf::parse(text, chrono_tz::UTC).unwrap()
@@ -73,6 +73,7 @@ mod tests {
             batch: 1,
             learning_rate: 0.1,
             schedule: Schedule::Constant,
+            season: SeasonSpec::None,
             weight_decay: 0.0,
             clip_norm: 1.0,
             patience: 1,

@@ -6,8 +6,9 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use tch::nn::OptimizerConfig;
-use tch::{Kind, Tensor, nn};
+use tch::{Device, Kind, Tensor, nn};
 
+use super::average::RunningMean;
 use super::losses;
 use super::schedule::{EpochRates, Pace};
 use super::watch::{Epoch, Watch};
@@ -25,8 +26,9 @@ const EVALUATED_AT_ONCE: usize = 8192;
 const ROWS_PER_EPOCH: usize = 32_768;
 /// Steps over which the step size rises from 0.
 const WARM_UP_STEPS: usize = 20;
-/// A validation loss counts as better from this much on.
-const BETTER: f64 = 1e-5;
+/// By how much per head a later epoch's validation loss may lie above the least one and still be taken: so small a rise is
+/// noise, and weights from further down the schedule are the steadier ones.
+const SLACK: f64 = 5e-3;
 
 /// Rows as tensors.
 #[derive(Debug)]
@@ -37,6 +39,8 @@ pub struct Examples {
     pub texts: Vec<Tensor>,
     /// [distinct texts + 1, text width], the last row 0.
     pub embeddings: Option<Tensor>,
+    /// What the season adds to the raw outputs of each row, [n, outputs].
+    pub offsets: Tensor,
     /// Per head, one label per row; NaN where there is none. An mse label is standardised, a softmax label a class number.
     pub labels: Vec<Vec<f32>>,
 }
@@ -58,13 +62,20 @@ impl Examples {
         Ok((self.numbers.f_index_select(0, &rows)?, texts))
     }
 
-    /// The network's raw outputs for all rows: n × members × outputs.
+    /// The network's raw outputs for all rows, with their offsets: n × members × outputs.
     pub fn outputs(&self, network: &Network) -> Result<Vec<f64>> {
         let mut all = Vec::with_capacity(self.rows() * network.shape().members * network.shape().outputs);
         let rows: Vec<i64> = (0..self.rows() as i64).collect();
         for chunk in rows.chunks(EVALUATED_AT_ONCE) {
             let (numbers, texts) = self.inputs(chunk)?;
             all.extend(network.outputs(&numbers, &texts)?);
+        }
+        let offsets = Vec::<f32>::try_from(&self.offsets.f_to_device(Device::Cpu)?.f_view([-1])?)?;
+        let shape = network.shape();
+        let added = offsets.chunks_exact(shape.outputs.max(1));
+        for (raw, added) in all.chunks_exact_mut((shape.members * shape.outputs).max(1)).zip(added) {
+            let each = raw.chunks_exact_mut(shape.outputs);
+            each.for_each(|raw| raw.iter_mut().zip(added).for_each(|(raw, added)| *raw += f64::from(*added)));
         }
         Ok(all)
     }
@@ -131,15 +142,20 @@ pub fn fit(
         nn::AdamW { wd: 0.0, ..nn::AdamW::default() }.build(network.store(), options.train.learning_rate)?;
     optimizer.set_weight_decay_group(DECAYED, options.train.weight_decay);
 
+    let mut mean = RunningMean::new(network.store());
     let labels = LabelTensors::new(examples)?;
     let mut order: Vec<i64> = (0..examples.rows() as i64).collect();
     let mut best: Option<(f64, usize, Weights)> = None;
+    let slack = SLACK * heads.len() as f64;
     let (mut step, mut rate) = (0, 0.0);
     let mut last_loss = f64::NAN;
     let started = Instant::now();
     let epochs = options.pace.epochs(options.train);
     let mut rates = EpochRates::new(options.train, options.pace);
     for epoch in 1..=epochs {
+        if epoch > 1 {
+            mean.swap()?;
+        }
         let full = rates.next_epoch();
         order.shuffle(&mut shuffle);
         let mut sum = 0.0;
@@ -151,9 +167,12 @@ pub fn fit(
             let (numbers, texts) = examples.inputs(rows)?;
             let loss = labels.loss(heads, &network.forward(&numbers, &texts, true)?, rows)?;
             optimizer.backward_step_clip_norm(&loss, options.train.clip_norm);
+            mean.follow(step)?;
             sum += f64::try_from(&loss.detach())? * rows.len() as f64;
         }
         last_loss = sum / drawn.len().max(1) as f64;
+        // Judged, kept and used are the mean weights.
+        mean.swap()?;
         let losses = validation.map(|rows| validation_losses(heads, &network, rows)).transpose()?.unwrap_or_default();
         let judged = if validation.is_some() { losses.iter().map(|(_, loss)| loss).sum() } else { last_loss };
         rates.hear(judged);
@@ -174,12 +193,15 @@ pub fn fit(
         ));
         if validation.is_some() {
             match &best {
-                Some((least, at, _)) if judged >= least - BETTER || judged.is_nan() => {
+                Some((least, at, _)) if judged > least + slack || judged.is_nan() => {
                     if epoch - at >= options.train.patience {
                         break;
                     }
                 }
-                _ => best = Some((judged, epoch, network.weights())),
+                _ => {
+                    let least = best.as_ref().map_or(judged, |(least, _, _)| least.min(judged));
+                    best = Some((least, epoch, network.weights()));
+                }
             }
         }
     }
@@ -206,6 +228,7 @@ fn validation_losses<'a>(heads: &'a [Head], network: &Network, rows: &Examples) 
 
 /// Labels and masks of all heads on the device.
 struct LabelTensors {
+    offsets: Tensor,
     labels: Vec<Tensor>,
     masks: Vec<Tensor>,
 }
@@ -217,6 +240,7 @@ impl LabelTensors {
         let known = |labels: &Vec<f32>| tensor(labels.iter().map(|l| if l.is_nan() { 0.0 } else { *l }).collect());
         let mask = |labels: &Vec<f32>| tensor(labels.iter().map(|l| f32::from(!l.is_nan())).collect());
         Ok(LabelTensors {
+            offsets: examples.offsets.shallow_clone(),
             labels: examples.labels.iter().map(known).collect::<Result<_>>()?,
             masks: examples.labels.iter().map(mask).collect::<Result<_>>()?,
         })
@@ -224,6 +248,7 @@ impl LabelTensors {
 
     fn loss(&self, heads: &[Head], raw: &Tensor, rows: &[i64]) -> Result<Tensor> {
         let rows = Tensor::f_from_slice(rows)?.f_to_device(raw.device())?;
+        let raw = raw.f_add(&self.offsets.f_index_select(0, &rows)?)?;
         let (starts, _) = offsets(heads);
         let mut total = Tensor::f_zeros([], (Kind::Float, raw.device()))?;
         for (i, head) in heads.iter().enumerate() {
@@ -264,7 +289,9 @@ pub fn prepare(head: &mut Head, labels: &[f64]) {
             let (mu, sigma) = moments(&logs);
             let sigma = sigma.clamp(0.1, 5.0);
             head.cap = logs.iter().copied().fold(0.0, f64::max) + 2.0_f64.ln();
-            head.start = vec![logit(logs.len() as f64 / n), mu, sigma.exp_m1().ln()];
+            let mean = known.iter().sum::<f64>() / n;
+            head.scale = (0.0, if mean > 0.0 { mean } else { 1.0 });
+            head.start = vec![logit(logs.len() as f64 / n), mu, sigma.exp_m1().ln(), 0.0];
         }
     }
 }
@@ -275,7 +302,7 @@ pub(super) mod tests {
     use crate::error::Place;
     use crate::model::heads::Prediction;
     use crate::printer::{Output, Printer, Verbosity};
-    use crate::spec::{EmbeddingSpec, HeadSpec, Schedule};
+    use crate::spec::{EmbeddingSpec, HeadSpec, Schedule, SeasonSpec};
     use crate::training::Unwatched;
 
     pub(crate) fn spec() -> TrainSpec {
@@ -288,6 +315,7 @@ pub(super) mod tests {
             batch: 64,
             learning_rate: 5e-3,
             schedule: Schedule::Constant,
+            season: SeasonSpec::None,
             weight_decay: 1e-2,
             clip_norm: 1.0,
             patience: 5,
@@ -322,6 +350,7 @@ pub(super) mod tests {
             numbers: Tensor::from_slice(&points.concat()).view([-1, 2]),
             texts: Vec::new(),
             embeddings: None,
+            offsets: Tensor::zeros([400, outputs], (Kind::Float, Device::Cpu)),
             labels: vec![points.iter().map(|p| label(p[0])).collect()],
         }
     }

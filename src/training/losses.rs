@@ -11,12 +11,14 @@ use crate::spec::Loss;
 
 /// ln(2π) / 2: the constant of the log-normal density.
 const HALF_LN_TAU: f64 = 0.918_938_533_204_672_7;
+/// Logs of expected values are kept this near to 0, so that the deviance stays finite.
+const FAR: f64 = 15.0;
 
 /// The loss of one head. A bce label is 0 or 1, a ziln label ≥ 0, an mse label standardised, a softmax label a class number.
 pub fn of_head(head: &Head, raw: &Tensor, labels: &Tensor, mask: &Tensor) -> Result<Tensor> {
     match head.loss {
         Loss::Bce => bce(&raw.f_select(2, 0)?, labels, mask),
-        Loss::Ziln => ziln(raw, labels, mask),
+        Loss::Ziln => ziln(raw, labels, mask)?.f_add(&direct(raw, labels, mask, head.scale.1)?).map_err(Into::into),
         Loss::Mse => mse(&raw.f_select(2, 0)?, labels, mask),
         Loss::Softmax => softmax(raw, labels, mask),
     }
@@ -28,7 +30,7 @@ pub fn bce(logits: &Tensor, labels: &Tensor, mask: &Tensor) -> Result<Tensor> {
 }
 
 /// Zero-inflated log-normal (Wang, Liu, Miao 2019, arXiv 1912.07753, equation 6): the cross-entropy of value > 0, plus the
-/// negative log density of the positive values. Raw outputs: logit, mu, and sigma before softplus.
+/// negative log density of the positive values. Raw outputs: logit, mu, and sigma before softplus; [`direct`] has the fourth.
 pub fn ziln(raw: &Tensor, labels: &Tensor, mask: &Tensor) -> Result<Tensor> {
     let positive = labels.f_gt(0.0)?;
     let mu = raw.f_select(2, 1)?;
@@ -40,6 +42,14 @@ pub fn ziln(raw: &Tensor, labels: &Tensor, mask: &Tensor) -> Result<Tensor> {
     let positive = positive.f_to_kind(Kind::Float)?;
     let rows = bce_rows(&raw.f_select(2, 0)?, &positive)?.f_add(&density.f_mul(&positive)?)?;
     masked_mean(&rows, mask)
+}
+
+/// Poisson deviance, less its constant, of the expected value that a ziln head states directly, in units of `scale`: whatever
+/// the label's distribution, its minimum is the mean, so that predicted and real totals agree on the training rows.
+pub fn direct(raw: &Tensor, labels: &Tensor, mask: &Tensor, scale: f64) -> Result<Tensor> {
+    let log_mean = raw.f_select(2, Head::DIRECT as i64)?.f_clamp(-FAR, FAR)?;
+    let units = labels.f_div_scalar(scale)?;
+    masked_mean(&log_mean.f_exp()?.f_sub(&log_mean.f_mul(&units)?)?, mask)
 }
 
 /// Squared error of outputs [members, n].
@@ -91,7 +101,10 @@ fn of_row(head: &Head, members: &[&[f64]], label: f64) -> f64 {
         Loss::Ziln => {
             let parts: Vec<Ziln> = members.iter().map(|raw| Ziln::of_raw(raw)).collect();
             let mix = Ziln::mix(&parts);
-            let zero = cross_entropy(mix.p, f64::from(label > 0.0));
+            let log_mean = |raw: &&[f64]| raw[Head::DIRECT].clamp(-FAR, FAR).exp();
+            let mean = members.iter().map(log_mean).sum::<f64>() / n;
+            let direct = mean - label / head.scale.1 * mean.ln();
+            let zero = cross_entropy(mix.p, f64::from(label > 0.0)) + direct;
             if label <= 0.0 {
                 return zero;
             }

@@ -1,6 +1,7 @@
 //! From snapshots to a bundle: losses, fit, metrics, baselines, evaluation.
 
 pub mod adamw;
+mod average;
 pub mod baselines;
 pub mod btyd;
 pub mod calibrate;

@@ -6,7 +6,7 @@
 //!    newest behaviour is in it, and it was chosen by rows that it had not seen. No scale is fitted to the total: measured on
 //!    several shops, such a factor counts a drift twice once the model is fitted again on newer rows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use chrono::NaiveDate;
 use serde::Serialize;
@@ -30,8 +30,9 @@ use crate::model::manifest::{BundleManifest, FeatureEntry, LAYOUT, Split, TextEn
 use crate::model::network::NetworkShape;
 use crate::model::predict::{Embedded, embed, matrix};
 use crate::model::preprocess::Preprocess;
+use crate::model::season::{self, Season};
 use crate::printer::Printer;
-use crate::spec::{EntityTask, Loss, ModelSpec};
+use crate::spec::{EntityTask, Loss, ModelSpec, SeasonSpec};
 use crate::{AsOf, Error, Result};
 
 /// A training job's parts, as far as training needs them.
@@ -124,7 +125,13 @@ pub async fn train_watched(
     if let Some(models) = &btyd {
         models.selection.extend(&mut data.table)?;
     }
-    let mut room = Room::new(job, model, data, gatherer.heads(), watch)?;
+    let mut heads = gatherer.heads();
+    if job.task.train.season == SeasonSpec::Retail {
+        for (head, label) in heads.iter_mut().zip(gatherer.labels()) {
+            head.season = Season::of(&head.loss, label.horizon_days, label.default);
+        }
+    }
+    let mut room = Room::new(job, model, data, heads, watch)?;
     let progress = printer.progress("training", Some(2 * job.task.train.epochs as u64));
     let first = room.select(&training, &validating, &dates, btyd.as_ref(), &progress)?;
     watch.validated(first.epochs, &first.evaluation)?;
@@ -278,7 +285,13 @@ impl<'a> Room<'a> {
         let labels = heads.iter().zip(&self.data.labels);
         let labels =
             labels.map(|(head, all)| rows.iter().map(|row| scaled(head, all[*row]) as f32).collect()).collect();
-        Ok(Examples { numbers, texts, embeddings, labels })
+        let dates = self.data.table.dates();
+        let season: HashMap<NaiveDate, Vec<f64>> =
+            self.data.snapshots.iter().map(|(at, _)| (at.date(), season::offsets(heads, at.date()))).collect();
+        let added: Vec<f32> =
+            rows.iter().filter_map(|row| season.get(&dates[*row])).flatten().map(|added| *added as f32).collect();
+        let offsets = matrix(&added, rows.len(), device)?;
+        Ok(Examples { numbers, texts, embeddings, offsets, labels })
     }
 
     /// Fits preprocessing and network on `rows`; stops early by `validating`, if there are such rows.

@@ -6,6 +6,7 @@ use arrow::array::{Array, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, TimeUnit, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
+use chrono::NaiveDate;
 
 use super::InputKind;
 use crate::{AsOf, Error, Result};
@@ -19,6 +20,8 @@ const MICROS_PER_DAY: f64 = 86_400e6;
 #[derive(Debug, Clone)]
 pub struct RawTable {
     rows: usize,
+    /// The day of each row.
+    dates: Vec<NaiveDate>,
     columns: Vec<(String, InputKind, RawColumn)>,
 }
 
@@ -72,12 +75,17 @@ impl RawTable {
             InputKind::Category | InputKind::Text => RawColumn::Words(Words::default()),
         };
         let columns = features.into_iter().map(|(name, kind)| (name, kind, empty(kind))).collect();
-        RawTable { rows: 0, columns }
+        RawTable { rows: 0, dates: Vec::new(), columns }
     }
 
     /// Number of rows.
     pub fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// The day at which each row was looked at.
+    pub fn dates(&self) -> &[NaiveDate] {
+        &self.dates
     }
 
     /// Name, kind and values of each feature.
@@ -112,6 +120,7 @@ impl RawTable {
             }
         }
         self.rows += batch.num_rows();
+        self.dates.resize(self.rows, as_of.date());
         Ok(())
     }
 }

@@ -244,6 +244,7 @@ pub(super) fn train(raw: Option<&RawTrain>, problems: &mut Problems) -> TrainSpe
         batch: count(&raw.batch, recipe::BATCH, problems),
         learning_rate: positive(&raw.learning_rate, recipe::LEARNING_RATE, problems),
         schedule: raw.schedule.as_ref().and_then(At::get).copied().unwrap_or(recipe::SCHEDULE),
+        season: raw.season.as_ref().and_then(At::get).copied().unwrap_or(recipe::SEASON),
         weight_decay: not_negative(&raw.weight_decay, recipe::WEIGHT_DECAY, problems),
         clip_norm: positive(&raw.clip_norm, recipe::CLIP_NORM, problems),
         patience: count(&raw.patience, recipe::PATIENCE, problems),

@@ -92,15 +92,13 @@ impl HeadPlan {
 impl Planned {
     /// The extrapolation with what `model` says of its customers on average.
     pub fn with(&self, model: &BuyTillYouDie, customers: &[Customer]) -> Extrapolation {
-        let mut extrapolation = Extrapolation {
+        Extrapolation {
             head: self.head.clone(),
             days: self.days,
             from: self.from.clone(),
             from_days: self.from_days,
-            typical: Stretch { value: f64::from(self.days) / f64::from(self.from_days), logit: 0.0 },
-        };
-        extrapolation.typical = extrapolation.mean_stretch(model, customers);
-        extrapolation
+            stretch: Stretch::of(model, customers, self.from_days, self.days),
+        }
     }
 }
 

@@ -65,9 +65,9 @@ impl Phases {
         let mut notes: Vec<String> = fitted.map(fit_in_words).collect();
         notes.extend(extrapolations.iter().map(|e| {
             format!(
-                "`{}` was not trained, because its {} days leave no snapshot in the history: it is `{}`, stretched by {name}, \
-                 on average {:.2} times",
-                e.head, e.days, e.from, e.typical.value
+                "`{}` was not trained, because its {} days leave no snapshot in the history: it is `{}`, stretched by {name} \
+                 {:.2} times",
+                e.head, e.days, e.from, e.stretch.value
             )
         }));
         notes

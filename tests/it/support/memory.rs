@@ -13,7 +13,7 @@ use futures::TryStreamExt;
 use tenure::error::Place;
 use tenure::features::{FeatureSet, FeatureStream, LabelSet};
 use tenure::spec::{
-    ColumnSpec, ColumnType, EntitySource, EntitySpec, EntityTask, Format, Schedule, TableSpec, TrainSpec,
+    ColumnSpec, ColumnType, EntitySource, EntitySpec, EntityTask, Format, Schedule, SeasonSpec, TableSpec, TrainSpec,
 };
 use tenure::{AsOf, Result};
 
@@ -40,6 +40,7 @@ impl Shop {
             batch: 1,
             learning_rate: 1e-3,
             schedule: Schedule::Constant,
+            season: SeasonSpec::None,
             weight_decay: 0.0,
             clip_norm: 1.0,
             patience: 1,

@@ -13,7 +13,7 @@ use tenure::error::Place;
 use tenure::features::{FeatureColumn, FeatureStream};
 use tenure::spec::{
     EmbeddingSpec, EntitySource, EntitySpec, EntityTask, HeadSpec, Loss, ModelSpec, OutcomesSpec, RfmSpec, Schedule,
-    TrainSpec,
+    SeasonSpec, TrainSpec,
 };
 use tenure::training::{LabelInfo, SnapshotSource};
 use tenure::{AsOf, Result};
@@ -243,6 +243,7 @@ pub fn task(bundle: &Path) -> EntityTask {
             batch: 128,
             learning_rate: 4e-3,
             schedule: Schedule::Cosine,
+            season: SeasonSpec::None,
             weight_decay: 1e-2,
             clip_norm: 1.0,
             patience: 4,
