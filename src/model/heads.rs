@@ -343,8 +343,8 @@ mod tests {
     proptest! {
         #[test]
         fn value_and_quantiles_are_finite_and_ordered_for_any_raw_output(
-            raw in prop::array::uniform3(-1e4..1e4f64),
-            other in prop::array::uniform3(-1e4..1e4f64),
+            raw in prop::array::uniform4(-1e4..1e4f64),
+            other in prop::array::uniform4(-1e4..1e4f64),
         ) {
             let Some(Prediction::Value { mean, zero, quantiles: [p10, p50, p90] }) =
                 head("v", Loss::Ziln, None).predict(&[&raw, &other]) else { panic!("no value") };
@@ -401,7 +401,7 @@ mod tests {
         for loss in [Loss::Bce, Loss::Mse] {
             assert_eq!(head("x", loss, None).predict(&[&[1.0], &[f64::NAN]]), None);
         }
-        assert_eq!(head("x", Loss::Ziln, None).predict(&[&[1.0, f64::NAN, 1.0]]), None);
+        assert_eq!(head("x", Loss::Ziln, None).predict(&[&[1.0, f64::NAN, 1.0, 1.0]]), None);
     }
 
     #[test]
@@ -416,9 +416,18 @@ mod tests {
     fn values_below_the_floor_are_published_as_their_mean() {
         let floor = ValueFloor { below: 5.0, shared: 2.0, share: 0.5, spearman: (0.1, 0.2) };
         let head = Head { floor: Some(floor), ..head("v", Loss::Ziln, None) };
-        let value = |mu: f64| head.predict(&[&[1e4, mu, -1e4]]).unwrap().point();
+        let value = |mu: f64| head.predict(&[&[1e4, mu, -1e4, mu]]).unwrap().point();
         assert_eq!((value(0.0), value(1.5)), (2.0, 2.0));
         assert!((value(2.0) - 2.0_f64.exp()).abs() < 1e-5);
+    }
+
+    #[test]
+    fn an_expected_value_lies_between_that_of_the_distribution_and_that_stated_directly() {
+        let head = Head { scale: (0.0, 50.0), ..head("v", Loss::Ziln, None) };
+        // By hand: through the distribution 8, directly 2 · 50 = 100 twice, so √800.
+        let member = [1e4, 8.0_f64.ln(), -1e4, 2.0_f64.ln()];
+        let found = head.predict(&[&member, &member]).unwrap().point();
+        assert!((found - 800.0_f64.sqrt()).abs() < 1e-4, "{found}");
     }
 
     #[test]

@@ -343,7 +343,7 @@ pub(super) mod tests {
     }
 
     /// Two inputs in a grid; the first decides the label.
-    fn grid(label: impl Fn(f32) -> f32) -> Examples {
+    fn grid(outputs: i64, label: impl Fn(f32) -> f32) -> Examples {
         let points: Vec<[f32; 2]> =
             (0..400).map(|i| [(i % 20) as f32 / 10.0 - 1.0, (i / 20) as f32 / 10.0 - 1.0]).collect();
         Examples {
@@ -380,7 +380,7 @@ pub(super) mod tests {
 
     #[test]
     fn it_learns_which_input_matters() {
-        let examples = grid(|x| f32::from(x > 0.05));
+        let examples = grid(1, |x| f32::from(x > 0.05));
         let head = prepared(Loss::Bce, &examples);
         let fitted = run(&head, &examples, Some(&examples));
         assert!(fitted.loss < 0.2, "{}", fitted.loss);
@@ -388,11 +388,11 @@ pub(super) mod tests {
 
     #[test]
     fn it_learns_a_value_with_zeros() {
-        let examples = grid(|x| if x > 0.05 { (3.0 * x).exp() } else { 0.0 });
+        let examples = grid(4, |x| if x > 0.05 { (3.0 * x).exp() } else { 0.0 });
         let head = prepared(Loss::Ziln, &examples);
         let fitted = run(&head, &examples, Some(&examples));
         let raw = examples.outputs(&fitted.network).unwrap();
-        let value = |row: usize| match head.predict(&[&raw[row * 6..row * 6 + 3], &raw[row * 6 + 3..row * 6 + 6]]) {
+        let value = |row: usize| match head.predict(&[&raw[row * 8..row * 8 + 4], &raw[row * 8 + 4..row * 8 + 8]]) {
             Some(Prediction::Value { mean, .. }) => mean,
             other => panic!("{other:?}"),
         };
@@ -402,7 +402,7 @@ pub(super) mod tests {
 
     #[test]
     fn the_same_seed_gives_the_same_weights() {
-        let examples = grid(|x| x * 2.0);
+        let examples = grid(1, |x| x * 2.0);
         let head = prepared(Loss::Mse, &examples);
         let (a, b) = (run(&head, &examples, None), run(&head, &examples, None));
         for ((name, a), (_, b)) in a.network.weights().iter().zip(&b.network.weights()) {
@@ -412,7 +412,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_second_fit_at_the_pace_of_the_first_goes_the_same_way() {
-        let examples = grid(|x| f32::from(x > 0.05));
+        let examples = grid(1, |x| f32::from(x > 0.05));
         let head = prepared(Loss::Bce, &examples);
         for schedule in [Schedule::Constant, Schedule::Cosine, Schedule::Plateau] {
             let train = TrainSpec { schedule, epochs: 6, patience: 2, ..spec() };
@@ -428,8 +428,8 @@ pub(super) mod tests {
 
     #[test]
     fn it_stops_when_validation_gets_no_better() {
-        let examples = grid(|x| f32::from(x > 0.05));
-        let opposite = grid(|x| f32::from(x <= 0.05));
+        let examples = grid(1, |x| f32::from(x > 0.05));
+        let opposite = grid(1, |x| f32::from(x <= 0.05));
         let head = prepared(Loss::Bce, &examples);
         let fitted = run(&head, &examples, Some(&opposite));
         assert!(fitted.epochs <= 2, "{}", fitted.epochs);
@@ -444,6 +444,8 @@ pub(super) mod tests {
         prepare(&mut ziln, &[0.0, 0.0, 1.0, std::f64::consts::E.powi(2), f64::NAN]);
         assert!(ziln.start[0].abs() < 1e-12 && (ziln.start[1] - 1.0).abs() < 1e-12);
         assert!((ziln.start[2].exp().ln_1p() - 1.0).abs() < 1e-12);
+        assert_eq!((ziln.start[3], ziln.scale.0), (0.0, 0.0));
+        assert!((ziln.scale.1 - (1.0 + std::f64::consts::E.powi(2)) / 4.0).abs() < 1e-12);
         assert!((ziln.cap - (2.0 + 2.0_f64.ln())).abs() < 1e-12);
     }
 }

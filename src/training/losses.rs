@@ -146,10 +146,10 @@ mod tests {
     proptest! {
         #[test]
         fn losses_and_gradients_are_finite_for_raw_outputs_of_any_sane_size(
-            values in prop::collection::vec(-1e4..1e4f32, 12),
+            values in prop::collection::vec(-1e4..1e4f32, 16),
             labels in prop::collection::vec(prop_oneof![Just(0.0f32), Just(1e9f32), 0.0..1e9f32], 4),
         ) {
-            for (loss, width) in [(Loss::Bce, 1), (Loss::Ziln, 3), (Loss::Mse, 1), (Loss::Softmax, 3)] {
+            for (loss, width) in [(Loss::Bce, 1), (Loss::Ziln, 4), (Loss::Mse, 1), (Loss::Softmax, 3)] {
                 let labels: Vec<f32> = match loss {
                     Loss::Bce => labels.iter().map(|l| f32::from(*l > 0.0)).collect(),
                     Loss::Softmax => labels.iter().map(|l| (*l as i64 % 3) as f32).collect(),
@@ -170,7 +170,7 @@ mod tests {
                 for sigma in corners {
                     for label in [0.0, 1e-6, 1e9] {
                         let (value, gradient) =
-                            loss_and_gradient(&head(Loss::Ziln), &raw(&[logit, mu, sigma], 3), &[label]);
+                            loss_and_gradient(&head(Loss::Ziln), &raw(&[logit, mu, sigma, -mu], 4), &[label]);
                         assert!(
                             value.is_finite() && gradient.iter().all(|g| g.is_finite()),
                             "{logit} {mu} {sigma} {label}"
@@ -186,23 +186,36 @@ mod tests {
         // By hand: p = 0.5 gives ln 2 for either label; sigma = softplus(0) = ln 2; the value e has ln = 1.
         let sigma = 2.0_f64.ln();
         let density = (1.0 / sigma).powi(2) / 2.0 + sigma.ln() + 1.0 + HALF_LN_TAU;
-        let (zero, _) = loss_and_gradient(&head(Loss::Ziln), &raw(&[0.0, 0.0, 0.0], 3), &[0.0]);
-        assert!((zero - 2.0_f64.ln()).abs() < 1e-6);
-        let e = std::f32::consts::E;
-        let (positive, _) = loss_and_gradient(&head(Loss::Ziln), &raw(&[0.0, 0.0, 0.0], 3), &[e]);
-        assert!((positive - (2.0_f64.ln() + density)).abs() < 1e-5);
+        let loss = |label: f32| {
+            let labels = Tensor::from_slice(&[label]);
+            f64::try_from(ziln(&raw(&[0.0, 0.0, 0.0], 3), &labels, &labels.ones_like()).unwrap()).unwrap()
+        };
+        assert!((loss(0.0) - 2.0_f64.ln()).abs() < 1e-6);
+        assert!((loss(std::f32::consts::E) - (2.0_f64.ln() + density)).abs() < 1e-5);
+    }
+
+    #[test]
+    fn the_direct_value_is_the_labels_mean_where_its_loss_is_least() {
+        let labels = Tensor::from_slice(&[0.0_f32, 0.0, 3.0, 9.0]);
+        let slope = |log_mean: f64| {
+            let raw = Tensor::full([1, 4, 4], log_mean, (Kind::Float, tch::Device::Cpu)).set_requires_grad(true);
+            direct(&raw, &labels, &labels.ones_like(), 1.5).unwrap().backward();
+            f64::try_from(raw.grad().sum(Kind::Float)).unwrap()
+        };
+        let least = (3.0_f64 / 1.5).ln();
+        assert!(slope(least).abs() < 1e-6 && slope(least - 0.1) < 0.0 && slope(least + 0.1) > 0.0);
     }
 
     #[test]
     fn the_gradient_is_that_of_finite_differences() {
-        let at = [0.3_f32, 1.2, 0.4];
-        let (_, gradient) = loss_and_gradient(&head(Loss::Ziln), &raw(&at, 3), &[7.0]);
-        for i in 0..3 {
+        let at = [0.3_f32, 1.2, 0.4, 0.7];
+        let (_, gradient) = loss_and_gradient(&head(Loss::Ziln), &raw(&at, 4), &[7.0]);
+        for i in 0..4 {
             let moved = |by: f32| {
                 let mut values = at;
                 values[i] += by;
                 let parts: Vec<f64> = values.iter().map(|v| f64::from(*v)).collect();
-                of_ensemble(&head(Loss::Ziln), &parts, 1, 3, 0, &[7.0])
+                of_ensemble(&head(Loss::Ziln), &parts, 1, 4, 0, &[7.0])
             };
             let slope = (moved(1e-3) - moved(-1e-3)) / 2e-3;
             assert!((f64::from(gradient[i]) - slope).abs() < 1e-3, "{i}: {} {slope}", gradient[i]);
@@ -211,10 +224,10 @@ mod tests {
 
     #[test]
     fn one_member_has_the_loss_of_its_ensemble() {
-        let values = [0.3_f32, -1.2, 0.9, 2.0, 0.1, -0.7];
+        let values = [0.3_f32, -1.2, 0.9, 2.0, 0.1, -0.7, 0.4, 1.1];
         let cases: [(Loss, usize, [f32; 2]); 4] = [
             (Loss::Bce, 1, [1.0, 0.0]),
-            (Loss::Ziln, 3, [0.0, 12.5]),
+            (Loss::Ziln, 4, [0.0, 12.5]),
             (Loss::Mse, 1, [0.4, -2.0]),
             (Loss::Softmax, 3, [2.0, 0.0]),
         ];
