@@ -27,8 +27,11 @@ pub struct Calibration {
 pub struct ProbabilityMap {
     /// The map.
     pub curve: Curve,
-    /// Cross-validated log loss on the rows that it was fitted on: as they came, by Platt scaling, by isotonic regression.
+    /// Cross-validated log loss on the rows that it was fitted on: as they came, by Platt scaling, by isotonic regression; all
+    /// at the level of the labels.
     pub log_loss: [f64; 3],
+    /// By how much that level was higher, in log-odds. It is no part of the map.
+    pub shift: f64,
     /// These rows.
     pub rows: usize,
 }
@@ -110,8 +113,10 @@ impl Polyline {
 /// Where the labels really fell among the levels of their predicted distributions (Kuleshov, Fenner, Ermon 2018).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct QuantileLevels {
-    /// From a predicted level to the share of labels at or below it.
+    /// From a predicted level to the share of labels at or below it, at the level of the labels.
     pub shares: Polyline,
+    /// By how much that level was higher: log-odds of a positive value, and its mean logarithm. It is no part of the map.
+    pub shift: [f64; 2],
     /// The rows that it was fitted on.
     pub rows: usize,
 }
@@ -162,16 +167,19 @@ impl Calibration {
             };
             let [none, platt, isotonic] = map.log_loss;
             notes.push(format!(
-                "`{head}`: {what}; cross-validated log loss on {} rows: none {none:.5}, Platt {platt:.5}, isotonic \
-                 {isotonic:.5}",
-                map.rows
+                "`{head}`: {what}; cross-validated log loss on {} rows without their shift of {:+.2} log-odds: none \
+                 {none:.4}, Platt {platt:.4}, isotonic {isotonic:.4}",
+                map.rows, map.shift
             ));
         }
         if let Some(levels) = &self.quantiles {
             let [p10, p50, p90] = QUANTILES.map(|q| levels.shares.inverse(q));
             notes.push(format!(
-                "`{head}`: p10, p50 and p90 are the predicted levels {p10:.3}, {p50:.3} and {p90:.3}, by {} rows",
-                levels.rows
+                "`{head}`: p10, p50 and p90 are the predicted levels {p10:.3}, {p50:.3} and {p90:.3}, by {} rows without \
+                 their shift of {:+.2} log-odds and {:+.0} %",
+                levels.rows,
+                levels.shift[0],
+                100.0 * levels.shift[1].exp_m1()
             ));
         }
         if let Some(level) = self.level {
@@ -217,7 +225,7 @@ mod tests {
             shares in any_line(), p in 0.0..=1.0f64, mu in -20.0..20.0f64, sigma in 1e-3..20.0f64, factor in 0.5..2.0f64,
         ) {
             let calibration = Calibration {
-                quantiles: Some(QuantileLevels { shares, rows: 1000 }),
+                quantiles: Some(QuantileLevels { shares, shift: [0.0; 2], rows: 1000 }),
                 level: Some(Level { factor, measured: factor, error: 0.1, rows: 1000 }),
                 ..Calibration::default()
             };

@@ -1,16 +1,26 @@
 //! What a fitted model gets wrong in the same way for everybody, found on rows that it has not seen: probabilities that are
 //! too sure of themselves, intervals that are too narrow, a total that is off.
+//!
+//! Validating snapshots differ from the training ones in two ways: a model has not seen them, and they have another level: more
+//! or fewer people buy than before, for more or less. The first comes again with later rows, the second does not: the final fit
+//! has followed the newer rows, and what comes next is another season. So probabilities and intervals are calibrated after the
+//! labels' level was taken out, and the level is [`LevelEstimator`]'s alone.
 
 mod level;
 mod probability;
 mod quantiles;
 
-use crate::model::calibration::Calibration;
-use crate::model::heads::{Head, Ziln};
+use crate::model::calibration::{Calibration, logit};
+use crate::model::heads::{Head, Ziln, sigmoid};
 use crate::model::predict::members_of;
 use crate::spec::Loss;
 
 pub use level::LevelEstimator;
+
+/// A level is off by at most so much, in log-odds.
+const FARTHEST: f64 = 20.0;
+/// Steps of the search for it.
+const HALVINGS: usize = 50;
 
 /// What a network says of some rows, and what happened to them.
 #[derive(Debug, Clone, Copy)]
@@ -57,13 +67,24 @@ pub fn fit(heads: &[Head], seen: Seen<'_>, places: &[usize], level: LevelEstimat
                 };
                 let rows = seen.rows(heads, place, places, said);
                 let level = level.estimate(&rows);
-                let factor = level.map_or(1.0, |level| level.factor);
-                Calibration { quantiles: quantiles::fit(&rows, head.cap, factor), level, ..Calibration::default() }
+                Calibration { quantiles: quantiles::fit(&rows, head.cap), level, ..Calibration::default() }
             }
             Loss::Mse | Loss::Softmax => Calibration::default(),
         }
     };
     heads.iter().enumerate().map(of_head).collect()
+}
+
+/// How far all log-odds have to move for the probabilities to add up to `total`, which lies between 0 and their number.
+fn shift_to(total: f64, probabilities: impl Iterator<Item = f64>) -> f64 {
+    let log_odds: Vec<f64> = probabilities.map(logit).collect();
+    let (mut low, mut high) = (-FARTHEST, FARTHEST);
+    for _ in 0..HALVINGS {
+        let middle = (low + high) / 2.0;
+        let sum: f64 = log_odds.iter().map(|z| sigmoid(z + middle)).sum();
+        if sum < total { low = middle } else { high = middle }
+    }
+    (low + high) / 2.0
 }
 
 impl Seen<'_> {
@@ -81,5 +102,19 @@ impl Seen<'_> {
             (!label.is_nan()).then_some(Row { said, label, customer: self.customers[*place] })
         };
         places.iter().filter_map(row).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shift_moves_the_sum_of_probabilities_to_the_total() {
+        let p = [0.1, 0.5, 0.9, 1.0, 0.0];
+        let shift = shift_to(3.0, p.into_iter());
+        let sum: f64 = p.iter().map(|p| sigmoid(logit(*p) + shift)).sum();
+        assert!((sum - 3.0).abs() < 1e-9, "{sum}");
+        assert!(shift_to(2.5, p.into_iter()).abs() < 1e-9);
     }
 }

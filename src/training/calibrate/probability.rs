@@ -1,7 +1,7 @@
 //! Probabilities: Platt scaling, isotonic regression, or nothing. Cross-validation on the calibrating rows decides, and the
 //! more flexible of two has to be better beyond its standard error.
 
-use super::Row;
+use super::{Row, shift_to};
 use crate::model::calibration::{Curve, EDGE, Polyline, ProbabilityMap, logit};
 use crate::model::heads::sigmoid;
 use crate::training::metrics::log_loss;
@@ -17,12 +17,15 @@ const FLAT: f64 = 1e-10;
 /// A slope below this would all but end the ranking.
 const LEAST_SLOPE: f64 = 0.05;
 
-/// The map that cross-validation chooses; `None` with too few rows.
+/// The map that cross-validation chooses, for rows at the level of the labels; `None` with too few rows.
 pub(super) fn choose(rows: &[Row<f64>]) -> Option<ProbabilityMap> {
     let ones = rows.iter().filter(|row| row.label > 0.5).count();
     if ones.min(rows.len() - ones) < FEW {
         return None;
     }
+    let shift = shift_to(ones as f64, rows.iter().map(|row| row.said));
+    let levelled = |row: &Row<f64>| Row { said: sigmoid(logit(row.said) + shift), ..*row };
+    let rows: Vec<Row<f64>> = rows.iter().map(levelled).collect();
     let mut losses = [const { Vec::new() }; 3];
     for fold in 0..FOLDS {
         let (held, others): (Vec<Row<f64>>, Vec<Row<f64>>) =
@@ -40,11 +43,11 @@ pub(super) fn choose(rows: &[Row<f64>]) -> Option<ProbabilityMap> {
     }
     let curve = match chosen {
         0 => Curve::None,
-        1 => platt(rows),
-        _ => isotonic(rows),
+        1 => platt(&rows),
+        _ => isotonic(&rows),
     };
     let mean = |losses: &Vec<f64>| losses.iter().sum::<f64>() / losses.len() as f64;
-    Some(ProbabilityMap { curve, log_loss: losses.each_ref().map(mean), rows: rows.len() })
+    Some(ProbabilityMap { curve, log_loss: losses.each_ref().map(mean), shift, rows: rows.len() })
 }
 
 /// Whether the second losses are smaller than the first by more than the standard error of the difference.
@@ -172,15 +175,21 @@ mod tests {
 
     #[test]
     fn log_odds_that_are_twice_too_sure_are_halved() {
-        let found = choose(&rows(4000, |p| sigmoid(0.5 * logit(p) - 0.3))).unwrap();
+        let found = choose(&rows(4000, |p| sigmoid(0.5 * logit(p)))).unwrap();
         let Curve::Platt { slope, intercept } = found.curve else { panic!("{found:?}") };
-        assert!((slope - 0.5).abs() < 0.06 && (intercept + 0.3).abs() < 0.1, "{slope} {intercept}");
+        assert!((slope - 0.5).abs() < 0.06 && intercept.abs() < 0.1, "{slope} {intercept}");
         assert!(found.log_loss[1] < found.log_loss[0] && found.log_loss[1] <= found.log_loss[2] + 1e-3);
     }
 
     #[test]
+    fn another_level_alone_is_left_to_the_final_fit() {
+        let found = choose(&rows(4000, |p| sigmoid(logit(p) - 0.7))).unwrap();
+        assert!(found.curve == Curve::None && (found.shift + 0.7).abs() < 0.1, "{found:?}");
+    }
+
+    #[test]
     fn a_step_that_no_line_follows_takes_isotonic_regression() {
-        let truth = |p: f64| if p < 0.3 { 0.05 } else { 0.6 };
+        let truth = |p: f64| if p < 0.3 { 0.05 } else { 0.79 };
         let found = choose(&rows(6000, truth)).unwrap();
         assert!(matches!(found.curve, Curve::Isotonic(_)), "{found:?}");
         for p in [0.05, 0.15, 0.5, 0.9] {

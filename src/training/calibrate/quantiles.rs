@@ -4,16 +4,18 @@
 //! were right these levels would be uniform; where they are not, the distribution R of the levels says which level to publish
 //! as p10, p50 and p90 (Kuleshov, Fenner, Ermon 2018). A label of 0 has no single level: it stands anywhere up to P(value = 0),
 //! which is a left-censored observation, so R is the product-limit estimate for those (Kaplan, Meier 1958, turned round). It
-//! spreads a label of 0 as R itself spreads the levels below its P(value = 0), so that after recalibration the transform
-//! averaged over that spread is exactly uniform on the calibrating rows.
+//! spreads a label of 0 as R itself spreads the levels below its P(value = 0), so that the transform by the recalibrated
+//! distribution, averaged over that spread, is exactly uniform on the calibrating rows.
 
-use super::{Row, Value};
-use crate::model::calibration::{Polyline, QuantileLevels};
-use crate::model::heads::Ziln;
+use super::{Row, Value, shift_to};
+use crate::model::calibration::{Polyline, QuantileLevels, logit};
+use crate::model::heads::{Ziln, sigmoid};
 
 /// Nothing is fitted with fewer rows than this, or fewer positive labels.
 const FEW: usize = 100;
 const FEW_POSITIVE: usize = 30;
+/// Shares are products of fractions: what they are off by.
+const ROUNDING: f64 = 1e-9;
 /// The distribution of the levels is kept at so many steps; p10, p50 and p90 are among them.
 const STEPS: usize = 50;
 
@@ -34,24 +36,28 @@ impl Standing {
     }
 }
 
-/// The levels of a head whose values are multiplied by `factor`; `None` with too few rows.
-pub(super) fn fit(rows: &[Row<Value>], cap: f64, factor: f64) -> Option<QuantileLevels> {
-    let positive = rows.iter().filter(|row| row.label > 0.0).count();
-    if rows.len() < FEW || positive < FEW_POSITIVE {
+/// The levels of a head, of distributions at the level of the labels; `None` with too few rows.
+pub(super) fn fit(rows: &[Row<Value>], cap: f64) -> Option<QuantileLevels> {
+    let positive = || rows.iter().filter(|row| row.label > 0.0);
+    let buyers = positive().count() as f64;
+    if rows.len() < FEW || buyers < FEW_POSITIVE as f64 {
         return None;
     }
-    let shift = factor.ln();
+    let log_odds = shift_to(buyers, rows.iter().map(|row| row.said.distribution.p));
+    let log_value = positive().map(|row| row.label.ln() - row.said.distribution.mu).sum::<f64>() / buyers;
     let standing = |row: &Row<Value>| {
         let Ziln { p, mu, sigma } = row.said.distribution;
-        let level = Ziln { p, mu: mu + shift, sigma }.cdf(row.label, cap + shift);
+        let levelled = Ziln { p: sigmoid(logit(p) + log_odds), mu: mu + log_value, sigma };
+        let level = levelled.cdf(row.label, cap + log_value);
         if row.label > 0.0 { Standing::At(level) } else { Standing::UpTo(level) }
     };
-    Some(shares(rows.iter().map(standing).collect()))
+    let shares = shares(rows.iter().map(standing).collect());
+    Some(QuantileLevels { shares, shift: [log_odds, log_value], rows: rows.len() })
 }
 
 /// The line from levels to the shares of labels at or below them, with the correction for finitely many rows of split conformal
 /// prediction: of n + 1 exchangeable rows, the new one is as likely to take any rank.
-fn shares(standings: Vec<Standing>) -> QuantileLevels {
+fn shares(standings: Vec<Standing>) -> Polyline {
     let n = standings.len();
     let steps = product_limit(standings);
     let rank = |share: f64| {
@@ -60,7 +66,7 @@ fn shares(standings: Vec<Standing>) -> QuantileLevels {
         if share == 0.5 { share } else { (outward / n as f64).clamp(0.0, 1.0) }
     };
     let points = (1..STEPS).map(|step| step as f64 / STEPS as f64).map(|share| [level_at(&steps, rank(share)), share]);
-    QuantileLevels { shares: Polyline::through(points), rows: n }
+    Polyline::through(points)
 }
 
 /// The steps of the product-limit estimate: levels, rising, with the share just below each and at it.
@@ -70,7 +76,9 @@ fn product_limit(mut standings: Vec<Standing>) -> Vec<(f64, f64, f64)> {
     for equal in standings.chunk_by(|a, b| a.level() == b.level()).rev() {
         let here = equal.iter().filter(|standing| matches!(standing, Standing::At(_))).count();
         if here > 0 {
-            let below = share * (1.0 - here as f64 / left as f64);
+            // A bound at this very level lets its label stand here as well, as often as the others do.
+            let bounds = equal.len() - here;
+            let below = share * (1.0 - here as f64 / (left - bounds) as f64);
             steps.push((equal[0].level(), below, share));
             share = below;
         }
@@ -85,7 +93,7 @@ fn product_limit(mut standings: Vec<Standing>) -> Vec<(f64, f64, f64)> {
 fn level_at(steps: &[(f64, f64, f64)], share: f64) -> f64 {
     match steps {
         [(first, below, _), ..] if share <= *below => first * share / below,
-        _ => steps.iter().find(|(_, _, at)| *at >= share).map_or(1.0, |(level, ..)| *level),
+        _ => steps.iter().find(|(_, _, at)| *at >= share - ROUNDING).map_or(1.0, |(level, ..)| *level),
     }
 }
 
@@ -122,16 +130,15 @@ mod tests {
     }
 
     fn calibrated(rows: &[Row<Value>]) -> Calibration {
-        Calibration { quantiles: fit(rows, CAP, 1.0), ..Calibration::default() }
+        Calibration { quantiles: fit(rows, CAP), ..Calibration::default() }
     }
 
     #[test]
-    fn a_wrong_spread_or_probability_covers_four_fifths_of_fresh_customers_after_calibration() {
-        let wrong: [(&str, fn(Ziln) -> Ziln); 4] = [
+    fn a_wrong_spread_covers_four_fifths_of_fresh_customers_after_calibration() {
+        let wrong: [(&str, fn(Ziln) -> Ziln); 3] = [
             ("too narrow", |z| Ziln { sigma: 0.4, ..z }),
             ("too wide", |z| Ziln { sigma: 4.0, ..z }),
-            ("too low", |z| Ziln { mu: z.mu - 1.5, ..z }),
-            ("buys too often", |z| Ziln { p: z.p.sqrt(), ..z }),
+            ("too sure of who buys", |z| Ziln { p: sigmoid(4.0 * logit(z.p)), sigma: 0.5, ..z }),
         ];
         for (what, said) in wrong {
             let (known, fresh) = (rows(4000, 1, said), rows(40_000, 2, said));
@@ -143,7 +150,7 @@ mod tests {
 
     #[test]
     fn distributions_that_are_right_keep_their_levels() {
-        let levels = fit(&rows(20_000, 3, |z| z), CAP, 1.0).unwrap();
+        let levels = fit(&rows(20_000, 3, |z| z), CAP).unwrap();
         for level in [0.1, 0.3, 0.5, 0.9] {
             assert!((levels.shares.at(level) - level).abs() < 0.015, "{level}: {}", levels.shares.at(level));
         }
@@ -151,31 +158,43 @@ mod tests {
 
     #[test]
     fn the_calibrating_rows_themselves_are_covered_exactly() {
-        let known = rows(5000, 4, |z| Ziln { p: z.p.powi(2), mu: z.mu, sigma: 0.5 });
-        let after = covered(&known, &calibrated(&known));
+        // At the level of the labels, as the calibration sees them.
+        let known = rows(5000, 4, |z| Ziln { sigma: 0.5, ..z });
+        let levels = fit(&known, CAP).unwrap();
+        let [log_odds, log_value] = levels.shift;
+        let shifted = |row: &Row<Value>| {
+            let z = row.said.distribution;
+            let distribution = Ziln { p: sigmoid(logit(z.p) + log_odds), mu: z.mu + log_value, ..z };
+            Row { said: Value { distribution, ..row.said }, ..*row }
+        };
+        let known: Vec<Row<Value>> = known.iter().map(shifted).collect();
+        let after = covered(&known, &Calibration { quantiles: Some(levels), ..Calibration::default() });
         assert!((after - 0.8).abs() < 4e-3, "{after}");
+    }
+
+    #[test]
+    fn another_level_alone_is_left_to_the_final_fit() {
+        let known = rows(20_000, 5, |z| Ziln { p: sigmoid(logit(z.p) - 0.5), mu: z.mu + 0.7, ..z });
+        let levels = fit(&known, CAP).unwrap();
+        assert!((levels.shift[0] - 0.5).abs() < 0.05 && (levels.shift[1] + 0.7).abs() < 0.05, "{:?}", levels.shift);
+        for level in [0.1, 0.5, 0.9] {
+            assert!((levels.shares.at(level) - level).abs() < 0.015, "{level}: {}", levels.shares.at(level));
+        }
     }
 
     #[test]
     fn few_rows_make_wider_intervals_never_narrower() {
         let standings = |n: usize| (1..=n).map(|i| Standing::At(i as f64 / (n + 1) as f64)).collect();
-        let (few, many) = (shares(standings(100)).shares, shares(standings(100_000)).shares);
+        let (few, many) = (shares(standings(100)), shares(standings(100_000)));
         assert!(few.inverse(0.9) >= many.inverse(0.9) && few.inverse(0.1) <= many.inverse(0.1) + 1e-9);
     }
 
     #[test]
-    fn a_factor_is_taken_out_before_levels_are_measured() {
-        let known = rows(5000, 5, |z| Ziln { mu: z.mu - 2.0_f64.ln(), ..z });
-        let levels = fit(&known, CAP, 2.0).unwrap();
-        assert!((levels.shares.at(0.9) - 0.9).abs() < 0.02, "{}", levels.shares.at(0.9));
-    }
-
-    #[test]
     fn too_few_rows_or_buyers_fit_nothing() {
-        assert_eq!(fit(&rows(99, 6, |z| z), CAP, 1.0), None);
+        assert_eq!(fit(&rows(99, 6, |z| z), CAP), None);
         let mut known = rows(1000, 7, |z| z);
         known.iter_mut().skip(40).for_each(|row| row.label = 0.0);
-        assert_eq!(fit(&known, CAP, 1.0), None);
+        assert_eq!(fit(&known, CAP), None);
     }
 
     /// Efron's self-consistency, again and again until nothing moves: every label of 0 is spread over the levels below its
