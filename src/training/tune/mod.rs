@@ -18,7 +18,7 @@ pub mod trials;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-pub use report::{TuneReport, Verdict};
+pub use report::{Advantage, TuneReport, Verdict};
 
 use self::space::{Setting, Space};
 use self::trial::{Parts, Trainer};
