@@ -8,8 +8,10 @@ mod features;
 mod night;
 mod runs;
 mod train;
+mod tune;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -39,6 +41,7 @@ Examples:
   tenure check jobs/ltv.yaml                        is the job right? (reads no data)
   tenure check jobs/ltv.yaml --online               … and do lake and model fit it?
   tenure train jobs/ltv.yaml --as-of 2026-07-01     learn from what lay before that day
+  tenure tune jobs/ltv.yaml --as-of 2026-07-01      look for better settings of that training
   tenure run jobs/ltv.yaml --as-of 2026-07-01       score, segment and publish one night
   tenure evaluate jobs/ltv.yaml --as-of 2026-04-01  compare a past prediction with what happened
   tenure runs                                       what ran, and how it ended
@@ -54,7 +57,8 @@ RUST_LOG=tenure=debug shows what goes on inside.";
 const TRAIN_EXAMPLES: &str = "\
 Examples:
   tenure train jobs/ltv.yaml --as-of 2026-07-01
-  tenure train jobs/ltv.yaml --as-of 2026-07-01 --log-dir runs    then: tensorboard --logdir runs";
+  tenure train jobs/ltv.yaml --as-of 2026-07-01 --log-dir runs    then: tensorboard --logdir runs
+  tenure train jobs/ltv.yaml --as-of 2026-07-01 --patch out/tune/ltv/2026-07-01/best.yaml";
 
 const EVALUATE_EXAMPLES: &str = "\
 The day's labels have to be known: it lies at least one horizon before the end of the lake. A model that was
@@ -117,6 +121,9 @@ pub enum Command {
     /// Train the job's model on what lay before a day, and write its bundle
     #[command(after_help = TRAIN_EXAMPLES)]
     Train(TrainArgs),
+    /// Search for better settings of the job's training, and write the best ones as a patch
+    #[command(after_help = tune::help())]
+    Tune(TuneArgs),
     /// Compare what the model would have said on a past day with what happened
     #[command(after_help = EVALUATE_EXAMPLES)]
     Evaluate(EvaluateArgs),
@@ -158,7 +165,12 @@ impl JobArgs {
 }
 
 fn load_job(path: &std::path::Path) -> Result<JobSpec> {
-    crate::spec::load(path, &|name| std::env::var(name).ok())
+    load_patched(path, None)
+}
+
+/// A job with the keys of a patch laid over its own.
+fn load_patched(path: &std::path::Path, patch: Option<&std::path::Path>) -> Result<JobSpec> {
+    crate::spec::load_patched(path, patch, &|name| std::env::var(name).ok())
 }
 
 /// Which day.
@@ -202,6 +214,30 @@ pub struct TrainArgs {
     /// classifiers)
     #[arg(long, value_name = "FOLDER", env = "TENURE_LOG_DIR")]
     log_dir: Option<PathBuf>,
+    /// Lay the keys of this YAML file over those of the job, such as the best.yaml of `tenure tune`
+    #[arg(long, value_name = "FILE")]
+    patch: Option<PathBuf>,
+}
+
+/// `tenure tune`.
+#[derive(Debug, Args)]
+pub struct TuneArgs {
+    #[command(flatten)]
+    job: JobArgs,
+    #[command(flatten)]
+    as_of: AsOfArgs,
+    /// Settings to try, the job's own among them
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(2..=100_000))]
+    trials: u32,
+    /// Begin no training after this time, such as `90s`, `30m` or `2h`
+    #[arg(long, value_name = "T", value_parser = tune::time)]
+    time: Option<Duration>,
+    /// Where the table of trials and the patch go [default: out/tune/JOB/DAY below the job's root]
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// The seed of the values that are drawn
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
 }
 
 /// `tenure evaluate`.
@@ -342,6 +378,7 @@ pub fn run(cli: Cli, printer: &Printer) -> Result<ExitStatus> {
     match cli.command {
         Command::Run(args) => night::run(&args, global, printer),
         Command::Train(args) => train::run(&args, global, printer),
+        Command::Tune(args) => tune::run(&args, global, printer),
         Command::Evaluate(args) => evaluate::run(&args, global, printer),
         Command::Check(args) => check::run(&args, global, printer),
         Command::Features(command) => features::run(command, global, printer),

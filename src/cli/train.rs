@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{GlobalArgs, TrainArgs, block_on};
+use super::{GlobalArgs, TrainArgs, block_on, load_patched};
 use crate::error::ExitStatus;
 use crate::printer::Printer;
 use crate::spec::{JobSpec, Task, TextClassifierTask};
@@ -11,7 +11,7 @@ use crate::training::{TensorBoard, Unwatched, Watch};
 use crate::{AsOf, Error, Result, lake, pipeline};
 
 pub(super) fn run(args: &TrainArgs, global: &GlobalArgs, printer: &Printer) -> Result<ExitStatus> {
-    let spec = args.job.load()?;
+    let spec = load_patched(&args.job.job, args.patch.as_deref())?;
     match spec.task() {
         Task::Entity(_) => tabular(&spec, args, global, printer),
         Task::TextClassifier(task) => text(&spec, task, args, global, printer),

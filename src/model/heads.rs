@@ -230,6 +230,14 @@ impl Prediction {
         }
     }
 
+    /// What metrics hold against a label: the point; of a class, whether it is the right one (1) or not (0).
+    pub fn score(&self, label: f64) -> f64 {
+        match self {
+            Prediction::Class(class, _) => f64::from(*class as f64 == label),
+            other => other.point(),
+        }
+    }
+
     fn is_finite(&self) -> bool {
         match self {
             Prediction::Value { mean, zero, quantiles } => {
@@ -336,7 +344,14 @@ mod tests {
 
     fn head(name: &str, loss: Loss, family: Option<(&str, u32)>) -> Head {
         let family = family.map(|(name, days)| (name.to_owned(), days));
-        let spec = HeadSpec { name: name.into(), label: name.into(), loss, family, place: Place::file("job.yaml") };
+        let spec = HeadSpec {
+            name: name.into(),
+            label: name.into(),
+            loss,
+            weight: 1.0,
+            family,
+            place: Place::file("job.yaml"),
+        };
         Head { cap: 20.0, ..Head::new(&spec) }
     }
 

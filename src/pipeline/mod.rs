@@ -1,7 +1,7 @@
 //! One night, from the job file to the committed tables: the only module that knows the order.
 //!
 //! [`Plan`] is what a job will do, known without data; [`run`] does it for one day; [`check`] asks whether it could;
-//! [`train`] and [`evaluate`] look at past days through the same plan.
+//! [`train`], [`tune`] and [`evaluate`] look at past days through the same plan.
 
 mod check;
 mod evaluate;
@@ -11,9 +11,12 @@ mod outcomes;
 mod plan;
 mod snapshots;
 mod tables;
+mod tune;
+mod tune_files;
 
 pub use check::{CheckReport, check, check_online};
 pub use evaluate::{EvaluateOptions, EvaluationReport, evaluate};
 pub use night::{NightOptions, NightOutcome, run};
 pub use plan::Plan;
 pub use snapshots::train;
+pub use tune::{TuneLimits, tune};

@@ -92,7 +92,7 @@ mod tests {
             _ => None,
         };
         let mut problems = Problems::of("job.yaml");
-        match filled(text, Pos { line: 1, column: 1 }, &env, &mut problems) {
+        match filled(text, Pos::START, &env, &mut problems) {
             Some(text) => Ok(text),
             None => Err(problems.into_sorted().iter().map(|p| p.message.clone()).collect()),
         }

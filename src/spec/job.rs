@@ -340,6 +340,8 @@ pub struct HeadSpec {
     pub label: String,
     /// Its loss, which also says what it outputs.
     pub loss: Loss,
+    /// The factor of its loss in training.
+    pub weight: f64,
     /// Horizons of one family are made monotone: churn never rises and value never falls with the horizon.
     pub family: Option<(String, u32)>,
     /// Where it stands.

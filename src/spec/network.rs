@@ -43,3 +43,9 @@ pub enum Schedule {
     /// It halves when the validation loss has not become better for half of `patience`.
     Plateau,
 }
+
+impl Schedule {
+    /// Every schedule with its name in a job file.
+    pub const NAMES: [(&'static str, Schedule); 3] =
+        [("constant", Schedule::Constant), ("cosine", Schedule::Cosine), ("plateau", Schedule::Plateau)];
+}

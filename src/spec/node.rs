@@ -21,15 +21,36 @@ const MAX_DEPTH: usize = 32;
 pub(super) const UNREADABLE: char = '\u{0}';
 
 /// A position: line and column, both counted from 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Pos {
+    /// Which of the files that make up a job.
+    pub source: Source,
     pub line: usize,
     pub column: usize,
 }
 
+/// The files that make up a job, in the order in which their problems are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Source {
+    /// The job file.
+    Job,
+    /// The file that changes some of its keys.
+    Patch,
+}
+
+impl Pos {
+    /// Where a job file begins.
+    pub const START: Pos = Pos { source: Source::Job, line: 1, column: 1 };
+
+    /// The same line and column of the patch.
+    pub fn in_patch(self) -> Self {
+        Pos { source: Source::Patch, ..self }
+    }
+}
+
 impl From<&Marker> for Pos {
     fn from(marker: &Marker) -> Self {
-        Pos { line: marker.line().max(1), column: marker.col() + 1 }
+        Pos { source: Source::Job, line: marker.line().max(1), column: marker.col() + 1 }
     }
 }
 
@@ -75,8 +96,8 @@ impl Node {
     }
 }
 
-/// Reads the one document of `text`; `None` when nothing can be read from it at all.
-pub(super) fn parse(text: &str, problems: &mut Problems) -> Option<Node> {
+/// Reads the one document of `text`; `None` when nothing can be read from it at all. `start` is the hint for an empty one.
+pub(super) fn parse(text: &str, start: &str, problems: &mut Problems) -> Option<Node> {
     let options = options! {
         emit_comments: false,
         disallow_directives: true,
@@ -95,7 +116,7 @@ pub(super) fn parse(text: &str, problems: &mut Problems) -> Option<Node> {
         }
     }
     if tree.root.is_none() {
-        problems.add(Pos { line: 1, column: 1 }, "the file is empty", "start with `version: 1` and `name: …`");
+        problems.add(Pos::START, "the file is empty", start);
     }
     tree.root
 }
@@ -294,7 +315,7 @@ mod tests {
 
     fn tree(text: &str) -> Result<Node, Vec<String>> {
         let mut problems = Problems::of("job.yaml");
-        let node = parse(text, &mut problems);
+        let node = parse(text, "write something", &mut problems);
         let problems: Vec<String> = problems.into_sorted().iter().map(ToString::to_string).collect();
         if problems.is_empty() { node.ok_or_else(Vec::new) } else { Err(problems) }
     }

@@ -235,14 +235,14 @@ mod tests {
 
     fn url(text: &str) -> Result<String, String> {
         let mut problems = Problems::of("job.yaml");
-        let url = folder_url(text, Pos { line: 1, column: 1 }, &root(), &mut problems);
+        let url = folder_url(text, Pos::START, &root(), &mut problems);
         url.map(String::from).ok_or_else(|| problems.into_sorted()[0].hint.clone().unwrap_or_default())
     }
 
     fn below(path: &str) -> Option<String> {
         let lake = Url::parse("s3://shop/lake/").unwrap();
         let mut problems = Problems::of("job.yaml");
-        url_below(&lake, path, Pos { line: 1, column: 1 }, &root(), &mut problems).map(String::from)
+        url_below(&lake, path, Pos::START, &root(), &mut problems).map(String::from)
     }
 
     #[test]

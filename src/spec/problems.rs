@@ -2,19 +2,27 @@
 
 use crate::error::{Place, Problem};
 
-use super::node::Pos;
+use super::node::{Pos, Source};
 
-/// The problems of one file.
+/// The problems of a job file and of its patch.
 #[derive(Debug)]
 pub(super) struct Problems {
     file: String,
+    patch: String,
     list: Vec<(Pos, String, String)>,
 }
 
 impl Problems {
     /// No problems yet; `file` is its name in messages.
     pub fn of(file: impl Into<String>) -> Self {
-        Problems { file: file.into(), list: Vec::new() }
+        Problems { file: file.into(), patch: String::new(), list: Vec::new() }
+    }
+
+    /// Takes over what is wrong with the patch, gathered by itself.
+    pub fn with_patch(mut self, patch: Problems) -> Self {
+        self.patch = patch.file;
+        self.list.extend(patch.list.into_iter().map(|(pos, message, hint)| (pos.in_patch(), message, hint)));
+        self
     }
 
     /// One problem more: where, what, and what to do about it.
@@ -30,20 +38,21 @@ impl Problems {
         good
     }
 
-    /// A position as a place in this file.
+    /// A position as a place in its file.
     pub fn place(&self, pos: Pos) -> Place {
-        Place::at(self.file.clone(), pos.line, pos.column)
+        let file = match pos.source {
+            Source::Job => &self.file,
+            Source::Patch => &self.patch,
+        };
+        Place::at(file.clone(), pos.line, pos.column)
     }
 
-    /// All of them in the order of the file.
+    /// All of them in the order of the file, those of the patch last.
     pub fn into_sorted(mut self) -> Vec<Problem> {
-        self.list.sort_by_key(|(pos, ..)| *pos);
-        let file = self.file;
-        self.list
-            .into_iter()
-            .map(|(pos, message, hint)| {
-                Problem::new(message).at(Place::at(file.clone(), pos.line, pos.column)).hint(hint)
-            })
-            .collect()
+        let mut list = std::mem::take(&mut self.list);
+        list.sort_by_key(|(pos, ..)| *pos);
+        let problem =
+            |(pos, message, hint): (Pos, String, String)| Problem::new(message).at(self.place(pos)).hint(hint);
+        list.into_iter().map(problem).collect()
     }
 }

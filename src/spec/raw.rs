@@ -216,11 +216,15 @@ pub(super) struct RawHead {
     pub label: At<String>,
     /// `bce`: a probability. `ziln`: a value with many zeros. `mse`: a number. `softmax`: one of several classes.
     pub loss: At<LossName>,
+    /// How much its loss counts in training beside the others'. It has no say in when to stop: there all count alike.
+    /// Default: 1.
+    #[schemars(extend("default" = 1.0))]
+    pub weight: Option<At<f64>>,
     /// The same outcome over several horizons: churn is kept from rising and value from falling as the horizon grows.
     pub family: Option<At<RawFamily>>,
 }
 
-read_keys!(RawHead, "a head": name, label, loss, family);
+read_keys!(RawHead, "a head": name, label, loss, weight, family);
 
 /// Heads of one outcome over several horizons.
 #[derive(Debug, Serialize, JsonSchema)]

@@ -234,14 +234,10 @@ impl FromNode for EmbeddingName {
     }
 }
 
-/// The schedules of the step size by their names in a job file.
-const SCHEDULES: [(&str, Schedule); 3] =
-    [("constant", Schedule::Constant), ("cosine", Schedule::Cosine), ("plateau", Schedule::Plateau)];
-
 impl FromNode for Schedule {
     fn from_node(node: &Node, problems: &mut Problems) -> Option<Self> {
         let others = [("cosine_annealing", "cosine"), ("reduce_on_plateau", "plateau"), ("none", "constant")];
-        word(node, problems, "a schedule", &SCHEDULES, &others)
+        word(node, problems, "a schedule", &Schedule::NAMES, &others)
     }
 }
 
@@ -307,7 +303,7 @@ as_text! {
     ColumnType => |kind| kind.name().to_owned(),
     LossName => |loss| name_in(&LOSSES, *loss),
     EmbeddingName => |embedding| name_in(&EMBEDDINGS, *embedding),
-    Schedule => |schedule| name_in(&SCHEDULES, *schedule),
+    Schedule => |schedule| name_in(&Schedule::NAMES, *schedule),
     SeasonSpec => |season| name_in(&SEASONS, *season),
     Format => |format| name_in(&FORMATS, *format),
     OnFail => |on_fail| name_in(&ON_FAIL, *on_fail),
@@ -342,7 +338,7 @@ inline_schema! {
     ColumnType => words(&ColumnType::NAMES),
     LossName => words(&LOSSES),
     EmbeddingName => words(&EMBEDDINGS),
-    Schedule => words(&SCHEDULES),
+    Schedule => words(&Schedule::NAMES),
     SeasonSpec => words(&SEASONS),
     Format => words(&FORMATS),
     OnFail => words(&ON_FAIL),
@@ -359,7 +355,7 @@ mod tests {
     use super::*;
 
     fn read<T: FromNode>(text: &str) -> Result<T, String> {
-        let node = Node { pos: Pos { line: 1, column: 1 }, kind: Kind::Scalar(text.to_owned()) };
+        let node = Node { pos: Pos::START, kind: Kind::Scalar(text.to_owned()) };
         let mut problems = Problems::of("job.yaml");
         let value = T::from_node(&node, &mut problems);
         let hints: Vec<String> = problems.into_sorted().into_iter().filter_map(|problem| problem.hint).collect();

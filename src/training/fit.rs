@@ -115,6 +115,8 @@ pub struct FitOptions<'a> {
     pub train: &'a TrainSpec,
     /// The share of hidden units dropped.
     pub dropout: f64,
+    /// Per head, the factor of its loss in training.
+    pub weights: &'a [f64],
     /// The step sizes, and epochs at most; one is a pass over the rows, or over a part of them where there are very many.
     pub pace: Pace<'a>,
     /// What the progress line calls it.
@@ -165,7 +167,7 @@ pub fn fit(
             rate = full * (step as f64 / WARM_UP_STEPS as f64).min(1.0);
             optimizer.set_lr(rate);
             let (numbers, texts) = examples.inputs(rows)?;
-            let loss = labels.loss(heads, &network.forward(&numbers, &texts, true)?, rows)?;
+            let loss = labels.loss(heads, options.weights, &network.forward(&numbers, &texts, true)?, rows)?;
             optimizer.backward_step_clip_norm(&loss, options.train.clip_norm);
             mean.follow(step)?;
             sum += f64::try_from(&loss.detach())? * rows.len() as f64;
@@ -246,15 +248,15 @@ impl LabelTensors {
         })
     }
 
-    fn loss(&self, heads: &[Head], raw: &Tensor, rows: &[i64]) -> Result<Tensor> {
+    fn loss(&self, heads: &[Head], weights: &[f64], raw: &Tensor, rows: &[i64]) -> Result<Tensor> {
         let rows = Tensor::f_from_slice(rows)?.f_to_device(raw.device())?;
         let raw = raw.f_add(&self.offsets.f_index_select(0, &rows)?)?;
         let (starts, _) = offsets(heads);
         let mut total = Tensor::f_zeros([], (Kind::Float, raw.device()))?;
-        for (i, head) in heads.iter().enumerate() {
+        for (i, (head, weight)) in heads.iter().zip(weights).enumerate() {
             let outputs = raw.f_narrow(2, starts[i] as i64, head.width() as i64)?;
             let (labels, mask) = (self.labels[i].f_index_select(0, &rows)?, self.masks[i].f_index_select(0, &rows)?);
-            total = total.f_add(&losses::of_head(head, &outputs, &labels, &mask)?)?;
+            total = total.f_add(&losses::of_head(head, &outputs, &labels, &mask)?.f_mul_scalar(*weight)?)?;
         }
         Ok(total)
     }
@@ -339,7 +341,14 @@ pub(super) mod tests {
     }
 
     fn head(loss: Loss) -> Head {
-        Head::new(&HeadSpec { name: "h".into(), label: "l".into(), loss, family: None, place: Place::file("job.yaml") })
+        Head::new(&HeadSpec {
+            name: "h".into(),
+            label: "l".into(),
+            loss,
+            weight: 1.0,
+            family: None,
+            place: Place::file("job.yaml"),
+        })
     }
 
     /// Two inputs in a grid; the first decides the label.
@@ -367,7 +376,7 @@ pub(super) mod tests {
         examples: &Examples,
         validation: Option<&Examples>,
     ) -> Fitted {
-        let options = FitOptions { train, dropout: 0.1, pace, what: "test", watch: &Unwatched };
+        let options = FitOptions { train, dropout: 0.1, weights: &[1.0], pace, what: "test", watch: &Unwatched };
         let progress = Printer::new(Verbosity::Quiet, Output::Human).progress("training", None);
         fit(&shape(head.width()), std::slice::from_ref(head), examples, validation, options, &progress).unwrap()
     }

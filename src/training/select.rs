@@ -53,7 +53,7 @@ pub(super) struct Corrections {
 
 impl Corrections {
     /// By the rows at `places`; the heads come back with it.
-    fn find(heads: &[Head], seen: Seen<'_>, places: &[usize]) -> (Self, Vec<Head>) {
+    pub(super) fn find(heads: &[Head], seen: Seen<'_>, places: &[usize]) -> (Self, Vec<Head>) {
         let calibrations = calibrate::fit(heads, seen, places, LEVEL);
         let mut found = Corrections { calibrations, floors: vec![None; heads.len()] };
         let heads = found.calibrated(heads);
@@ -95,7 +95,7 @@ impl Room<'_> {
         btyd: Option<&Phases>,
         progress: &Progress,
     ) -> Result<Selected> {
-        let trained = self.fit(training, Some(&validating.stopping), Pace::Search, "search", progress)?;
+        let trained = self.fit(self.recipe, training, Some(&validating.stopping), Pace::Search, "search", progress)?;
         let rows = validating.judged();
         let (raw, members) = self.outputs(&trained, &rows)?;
         let labels: Vec<Vec<f64>> =

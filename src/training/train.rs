@@ -13,11 +13,11 @@ use serde::Serialize;
 use tch::Device;
 
 use super::baselines::Baselines;
-use super::btyd::{HeadPlan, Phases};
+use super::btyd::Phases;
 use super::dataset::{Dataset, Gatherer};
-use super::dates::Dates;
 use super::evaluation::Evaluation;
 use super::fit::{self, Examples, FitOptions, Fitted, offsets};
+use super::gather::{Gathered, gather, nobody, plan};
 use super::schedule::Pace;
 use super::select::split;
 use super::snapshots::SnapshotSource;
@@ -32,7 +32,7 @@ use crate::model::predict::{Embedded, embed, matrix};
 use crate::model::preprocess::Preprocess;
 use crate::model::season::{self, Season};
 use crate::printer::Printer;
-use crate::spec::{EntityTask, Loss, ModelSpec, SeasonSpec};
+use crate::spec::{EntityTask, Loss, ModelSpec, SeasonSpec, TrainSpec};
 use crate::{AsOf, Error, Result};
 
 /// A training job's parts, as far as training needs them.
@@ -100,38 +100,22 @@ pub async fn train_watched(
     printer: &Printer,
     watch: &dyn Watch,
 ) -> Result<TrainingReport> {
-    let model = job.task.model.as_ref().ok_or_else(|| Error::user("this job has no `model:` to train"))?;
-    let first_event = source.first_event().await?;
-    let plan = HeadPlan::new(model, source.labels(), as_of, first_event, &job.task.train)?;
+    let plan = plan(source, job.task, as_of).await?;
     let model = &plan.trained;
-    let mut gatherer = Gatherer::new(source, model, &job.task.entity.key)?;
-    let dates = Dates::plan(as_of, gatherer.horizon(), first_event, &job.task.train)?;
-    let gathering = printer.progress("snapshots", Some(dates.all.len() as u64));
-    let mut data = gatherer
-        .gather(&dates.all, first_event, |date| {
-            gathering.note(date.to_string());
-            gathering.add(1);
-        })
-        .await?;
-    gathering.done(format!("{} rows of {} snapshots", data.table.rows(), dates.all.len()));
+    let Gathered { gatherer, dates, mut data } = gather(source, job.task, &plan, as_of, printer).await?;
     let (training, validating) = split(&data, &dates);
     let judged = validating.judged().len();
     if training.is_empty() || validating.stopping.is_empty() || judged == 0 {
-        return Err(Error::user("there are too few customers to train on")
-            .hint("is the population empty at the first snapshots?"));
+        return Err(nobody());
     }
 
     let btyd = Phases::fit(&plan, &gatherer, &data, &dates, as_of).await?;
     if let Some(models) = &btyd {
         models.selection.extend(&mut data.table)?;
     }
-    let mut heads = gatherer.heads();
-    if job.task.train.season == SeasonSpec::Retail {
-        for (head, label) in heads.iter_mut().zip(gatherer.labels()) {
-            head.season = Season::of(&head.loss, label.horizon_days, label.default);
-        }
-    }
-    let mut room = Room::new(job, model, data, heads, watch)?;
+    let heads = seasonal_heads(&gatherer, &job.task.train);
+    let recipe = Recipe { model, train: &job.task.train };
+    let mut room = Room::new(job, recipe, data, heads, watch)?;
     let progress = printer.progress("training", Some(2 * job.task.train.epochs as u64));
     let first = room.select(&training, &validating, &dates, btyd.as_ref(), &progress)?;
     watch.validated(first.epochs, &first.evaluation)?;
@@ -139,7 +123,7 @@ pub async fn train_watched(
         models.last.extend(&mut room.data.table)?;
     }
     let everything: Vec<usize> = (0..room.data.table.rows()).collect();
-    let last = room.fit(&everything, None, Pace::Again(&first.rates), "final fit", &progress)?;
+    let last = room.fit(recipe, &everything, None, Pace::Again(&first.rates), "final fit", &progress)?;
     progress.done(format!("{} epochs, validation loss {:.4}", first.epochs, first.loss));
     let heads = room.corrected(&last, &first.corrections, &everything, &dates)?;
     let mut baselines = Baselines::fit(&heads, &room.data, &everything, job.task.train.rfm.as_ref())?;
@@ -199,6 +183,17 @@ pub async fn train_watched(
     })
 }
 
+/// The heads as the labels met make them, with the season that the job gives them.
+pub(super) fn seasonal_heads(gatherer: &Gatherer<'_>, train: &TrainSpec) -> Vec<Head> {
+    let mut heads = gatherer.heads();
+    if train.season == SeasonSpec::Retail {
+        for (head, label) in heads.iter_mut().zip(gatherer.labels()) {
+            head.season = Season::of(&head.loss, label.horizon_days, label.default);
+        }
+    }
+    heads
+}
+
 fn notes(data: &Dataset, preprocess: &Preprocess, heads: &[Head]) -> Vec<String> {
     let mut notes = preprocess.notes();
     if data.negative > 0 {
@@ -219,10 +214,17 @@ fn notes(data: &Dataset, preprocess: &Preprocess, heads: &[Head]) -> Vec<String>
     notes
 }
 
-/// Everything that both fits share.
+/// The settings of one fit.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Recipe<'a> {
+    pub(super) model: &'a ModelSpec,
+    pub(super) train: &'a TrainSpec,
+}
+
+/// Everything that all fits share.
 pub(super) struct Room<'a> {
     pub(super) job: TrainJob<'a>,
-    model: &'a ModelSpec,
+    pub(super) recipe: Recipe<'a>,
     pub(super) data: Dataset,
     heads: Vec<Head>,
     encoder: Option<Encoder>,
@@ -232,36 +234,37 @@ pub(super) struct Room<'a> {
 
 /// A fit with all that was fitted for it.
 pub(super) struct Trained {
-    preprocess: Preprocess,
+    pub(super) preprocess: Preprocess,
     pub(super) heads: Vec<Head>,
     pub(super) fitted: Fitted,
 }
 
 impl<'a> Room<'a> {
-    fn new(
+    /// Loads the text encoder, and embeds the texts.
+    pub(super) fn new(
         job: TrainJob<'a>,
-        model: &'a ModelSpec,
+        recipe: Recipe<'a>,
         data: Dataset,
         heads: Vec<Head>,
         watch: &'a dyn Watch,
     ) -> Result<Self> {
-        let encoder = match &model.text {
+        let encoder = match &recipe.model.text {
             Some(text) => Some(Encoder::load_cut(&text.encoder, job.device, text.max_length)?),
             None => None,
         };
         let embedded = encoder.as_ref().map(|e| embed(e, &data.table, job.device)).transpose()?;
-        Ok(Room { job, model, data, heads, encoder, embedded, watch })
+        Ok(Room { job, recipe, data, heads, encoder, embedded, watch })
     }
 
     /// The text columns in the order of the features, which is that of the inputs.
     fn text_columns(&self) -> Vec<String> {
-        let names = self.model.text.as_ref().map_or(&[][..], |t| &t.columns);
+        let names = self.recipe.model.text.as_ref().map_or(&[][..], |t| &t.columns);
         let in_order = self.data.table.columns().map(|(name, _, _)| name.to_owned());
         in_order.filter(|name| names.contains(name)).collect()
     }
 
     /// Rows as tensors.
-    fn examples(&self, preprocess: &Preprocess, heads: &[Head], rows: &[usize]) -> Result<Examples> {
+    pub(super) fn examples(&self, preprocess: &Preprocess, heads: &[Head], rows: &[usize]) -> Result<Examples> {
         let device = self.job.device;
         let width = preprocess.width();
         let all = preprocess.transform(&self.data.table)?;
@@ -294,9 +297,10 @@ impl<'a> Room<'a> {
         Ok(Examples { numbers, texts, embeddings, offsets, labels })
     }
 
-    /// Fits preprocessing and network on `rows`; stops early by `validating`, if there are such rows.
+    /// Fits preprocessing and network on `rows` by a recipe; stops early by `validating`, if there are such rows.
     pub(super) fn fit(
         &self,
+        recipe: Recipe<'_>,
         rows: &[usize],
         validating: Option<&[usize]>,
         pace: Pace<'_>,
@@ -320,21 +324,28 @@ impl<'a> Room<'a> {
         let shape = NetworkShape {
             inputs: preprocess.width(),
             numeric: preprocess.numeric(),
-            embedding: self.model.embedding,
+            embedding: recipe.model.embedding,
             texts: self.embedded.as_ref().map_or(0, |e| e.ids.len()),
             text_width: self.encoder.as_ref().map_or(0, Encoder::hidden_size),
-            hidden: self.model.hidden.clone(),
+            hidden: recipe.model.hidden.clone(),
             outputs,
             constant,
-            members: self.model.members,
+            members: recipe.model.members,
         };
         if shape.inputs == 0 && shape.texts == 0 {
             return Err(Error::user("no feature differs between customers, so there is nothing to learn from"));
         }
         let examples = self.examples(&preprocess, &heads, rows)?;
         let validation = validating.map(|rows| self.examples(&preprocess, &heads, rows)).transpose()?;
-        let options =
-            FitOptions { train: &self.job.task.train, dropout: self.model.dropout, pace, what, watch: self.watch };
+        let weights: Vec<f64> = recipe.model.heads.iter().map(|head| head.weight).collect();
+        let options = FitOptions {
+            train: recipe.train,
+            dropout: recipe.model.dropout,
+            weights: &weights,
+            pace,
+            what,
+            watch: self.watch,
+        };
         let fitted = fit::fit(&shape, &heads, &examples, validation.as_ref(), options, progress)?;
         if !fitted.loss.is_finite() {
             return Err(Error::user("training diverged: the loss is not finite")

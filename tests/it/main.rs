@@ -27,3 +27,4 @@ mod store;
 mod support;
 mod text_classifier;
 mod training;
+mod tune;

@@ -295,7 +295,7 @@ mod tests {
 
     fn head(loss: Loss) -> HeadSpec {
         let (name, label) = ("head".to_owned(), "label".to_owned());
-        HeadSpec { name, label, loss, family: None, place: Place::file("job.yaml") }
+        HeadSpec { name, label, loss, weight: 1.0, family: None, place: Place::file("job.yaml") }
     }
 
     fn label(default: Option<f64>) -> LabelColumn {

@@ -129,17 +129,19 @@ fn hidden(raw: &Option<At<Vec<At<u64>>>>, problems: &mut Problems) -> Vec<usize>
     hidden
 }
 
-fn head(raw: &RawHead, pos: Pos, problems: &Problems) -> Option<HeadSpec> {
+fn head(raw: &RawHead, pos: Pos, problems: &mut Problems) -> Option<HeadSpec> {
     let family = match raw.family.as_ref() {
         None => None,
         Some(at) => {
             at.get().and_then(|family| Some((family.name.get()?.0.clone(), u32::try_from(*family.days.get()?).ok()?)))
         }
     };
+    let weight = positive(&raw.weight, 1.0, problems);
     Some(HeadSpec {
         name: raw.name.get()?.0.clone(),
         label: raw.label.get()?.clone(),
         loss: (*raw.loss.get()?).into(),
+        weight,
         family,
         place: problems.place(pos),
     })

@@ -45,11 +45,8 @@ impl Phases {
     ) -> Result<Option<Self>> {
         let Some(spec) = &plan.trained.btyd else { return Ok(None) };
         let labels = gatherer.labels().to_vec();
-        let horizons: Vec<u32> = labels.iter().map(|label| label.horizon_days).collect();
-        let validating =
-            dates.validation.last().and_then(|first| data.snapshots.iter().find(|(date, _)| date == first));
-        let (date, rows) = validating.ok_or_else(|| Error::infra("no snapshot validates"))?;
-        let (selection, _) = fit(spec, &data.table, rows.clone(), date.date(), &horizons)?;
+        let selection = selection(spec, &labels, data, dates)?;
+        let horizons = horizons(&labels);
         let newest = gatherer.features(as_of).await?;
         let (last, customers) = fit(spec, &newest, 0..newest.rows(), as_of.date(), &horizons)?;
         let extrapolations = plan.extrapolated.iter().map(|head| head.with(&last, &customers)).collect();
@@ -72,6 +69,17 @@ impl Phases {
         }));
         notes
     }
+}
+
+/// The models of the fit that is judged.
+pub(super) fn selection(spec: &BtydSpec, labels: &[LabelInfo], data: &Dataset, dates: &Dates) -> Result<BuyTillYouDie> {
+    let validating = dates.validation.last().and_then(|first| data.snapshots.iter().find(|(date, _)| date == first));
+    let (date, rows) = validating.ok_or_else(|| Error::infra("no snapshot validates"))?;
+    Ok(fit(spec, &data.table, rows.clone(), date.date(), &horizons(labels))?.0)
+}
+
+fn horizons(labels: &[LabelInfo]) -> Vec<u32> {
+    labels.iter().map(|label| label.horizon_days).collect()
 }
 
 /// Fits the models to the customers in `rows` of a feature matrix of `as_of`; gives these too.

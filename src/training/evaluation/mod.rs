@@ -1,10 +1,10 @@
 //! The model beside the baselines, on customers with known labels: metrics, how sure they are, who wins, and the same for
 //! groups of customers.
 
-mod bootstrap;
+pub(super) mod bootstrap;
 mod groups;
 mod panel;
-mod table;
+pub(super) mod table;
 mod verdict;
 
 use std::collections::{BTreeMap, HashMap};
@@ -216,13 +216,9 @@ impl Judged<'_> {
             }
             _ => None,
         };
-        let score = |(p, label): (&Prediction, &f64)| match p {
-            Prediction::Class(class, _) => f64::from(*class as f64 == *label),
-            other => other.point(),
-        };
         let mut contenders = vec![Contender {
             name: MODEL.to_owned(),
-            scores: said.iter().zip(&labels).map(score).collect(),
+            scores: said.iter().zip(&labels).map(|(said, label)| said.score(*label)).collect(),
             intervals: said.iter().map(interval).collect(),
         }];
         contenders.extend(self.baseline_scores(place, &rows)?.into_iter().map(|(name, scores)| Contender {

@@ -123,7 +123,7 @@ impl Standing {
 }
 
 /// A table without lines whose columns from `numbers` on hold numbers.
-fn plain<T: Into<comfy_table::Cell>>(header: Vec<T>, numbers: usize) -> Table {
+pub(in crate::training) fn plain<T: Into<comfy_table::Cell>>(header: Vec<T>, numbers: usize) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table.set_header(header);
@@ -134,6 +134,6 @@ fn plain<T: Into<comfy_table::Cell>>(header: Vec<T>, numbers: usize) -> Table {
 }
 
 /// Four decimals, two for what is large.
-pub(super) fn number(value: f64) -> String {
+pub(in crate::training) fn number(value: f64) -> String {
     if value.abs() >= 100.0 { format!("{value:.2}") } else { format!("{value:.4}") }
 }

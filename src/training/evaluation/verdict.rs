@@ -37,6 +37,15 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// What the interval of an advantage means.
+    pub fn of(interval: [f64; 2]) -> Self {
+        match interval {
+            [low, _] if low > 0.0 => Outcome::Win,
+            [_, high] if high < 0.0 => Outcome::Loss,
+            _ => Outcome::Tie,
+        }
+    }
+
     /// `win`, `tie`, `loss`.
     pub fn name(self) -> &'static str {
         match self {
@@ -63,11 +72,7 @@ pub(super) fn compare(
     };
     let advantage = |(ours, other): (f64, f64)| sign * (ours - other);
     let interval = bootstrap::interval(resampled.map(advantage))?;
-    let outcome = match interval {
-        [low, _] if low > 0.0 => Outcome::Win,
-        [_, high] if high < 0.0 => Outcome::Loss,
-        _ => Outcome::Tie,
-    };
+    let outcome = Outcome::of(interval);
     let (metric, against) = (metric.name().to_owned(), against.to_owned());
     Some(Comparison { metric, headline, against, advantage: advantage((ours, other)), interval, outcome })
 }

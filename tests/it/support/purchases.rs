@@ -203,7 +203,7 @@ impl SnapshotSource for Shop {
 
 pub fn head(name: &str, label: &str, loss: Loss, family: Option<(&str, u32)>) -> HeadSpec {
     let family = family.map(|(name, days)| (name.to_owned(), days));
-    HeadSpec { name: name.into(), label: label.into(), loss, family, place: Place::file("job.yaml") }
+    HeadSpec { name: name.into(), label: label.into(), loss, weight: 1.0, family, place: Place::file("job.yaml") }
 }
 
 /// A job with churn and value over two horizons and a class.
