@@ -26,4 +26,5 @@ mod spec;
 mod store;
 mod support;
 mod text_classifier;
+mod text_tuning;
 mod training;
