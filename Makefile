@@ -70,6 +70,11 @@ bench-quality: build ## Judge the predictions beside other tools' on public data
 	$(call STEP,bench-quality)
 	"$$(scripts/python.sh bench)/bin/python" benches/quality.py --tenure "$(TENURE)" $(BENCH_OPTIONS)
 
+.PHONY: bench-text
+bench-text: build encoder ## Judge the fine-tuning of texts beside transformers' (ends non-zero when a goal is missed)
+	$(call STEP,bench-text)
+	"$$(scripts/python.sh text)/bin/python" benches/banking77.py --tenure "$(TENURE)" $(BENCH_OPTIONS)
+
 .PHONY: lint
 lint: tools ## Check formatting, clippy, documentation, licences
 	$(call STEP,fmt)

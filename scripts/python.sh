@@ -2,7 +2,8 @@
 # Makes a virtual environment in the cache and prints its folder:
 #   scripts/python.sh           of the tests (Airflow, moto's S3 server, DuckDB)
 #   scripts/python.sh bench     of the benchmarks (NumPy, pandas, PyArrow)
-# The versions are those of the requirements.lock; a changed lock or another Python makes it anew.
+#   scripts/python.sh text      of the benchmark on texts (PyTorch, transformers)
+# The versions are those of the lock; a changed lock or another Python makes it anew.
 # Quiet when there is nothing to do; safe to interrupt and repeat.
 set -euo pipefail
 
@@ -18,8 +19,12 @@ case ${1:-tests} in
         LOCK=$ROOT/benches/python/requirements.lock DEST=$CACHE/bench-venv
         WHAT="NumPy, pandas and PyArrow for the benchmarks (400 MB, once)"
         ;;
+    text)
+        LOCK=$ROOT/benches/python/text.lock DEST=$CACHE/text-venv
+        WHAT="PyTorch and transformers for the benchmark on texts (5 GB, several minutes, once)"
+        ;;
     *)
-        say "\`$1\` is none of \`tests\`, \`bench\`"
+        say "\`$1\` is none of \`tests\`, \`bench\`, \`text\`"
         exit 1
         ;;
 esac

@@ -12,16 +12,19 @@ use serde::{Deserialize, Serialize};
 use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
 
-use super::encoder::{BertModel, Checkpoint, Linear, Mode, Padded, Pooling, TOLERATED, dropout};
+use super::encoder::{BertModel, Checkpoint, Linear, Mode, Padded, Pooling, TOLERATED, Tuned, Tuning, dropout};
 use super::folder::write_whole;
 use super::weights::{self, Tolerated};
 use crate::error::{Place, Problem};
+use crate::spec::TuneSpec;
 use crate::text::Tokenizer;
-use crate::text::batching::{Budget, plan};
+use crate::text::batching::{Budget, distinct, plan};
 use crate::{Error, Result, hash};
 
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const KIND: &str = "text_classifier";
+/// Batches when no gradient is needed.
+const BUDGET: Budget = Budget { tokens: 4096, rows: 256 };
 
 /// The network with its labels and tokenizer.
 #[derive(Debug)]
@@ -64,6 +67,8 @@ pub struct TextManifest {
     pub encoder: BTreeMap<String, String>,
     /// SHA-256 of the bundle's own files.
     pub files: BTreeMap<String, String>,
+    /// How much of the network learned.
+    pub tuned: Tuned,
     /// How it did on the test texts: `accuracy`, `macro_f1`, `weighted_f1`.
     pub metrics: BTreeMap<String, f64>,
 }
@@ -101,6 +106,8 @@ pub struct Origin {
     pub job: String,
     /// SHA-256 of the job's meaning.
     pub job_hash: String,
+    /// How much of the network learned.
+    pub tuned: Tuned,
     /// Metrics on the test texts.
     pub metrics: BTreeMap<String, f64>,
 }
@@ -158,6 +165,7 @@ impl TextClassifier {
             max_length: self.tokenizer.max_length(),
             encoder: self.checkpoint.hashes()?,
             files: BTreeMap::new(),
+            tuned: origin.tuned.clone(),
             metrics: origin.metrics.clone(),
         };
         write_whole(dir, |part| {
@@ -182,18 +190,55 @@ impl TextClassifier {
         &self.tokenizer
     }
 
-    /// Every variable, for the optimiser.
+    /// Every variable.
     pub fn store(&self) -> &VarStore {
         &self.store
     }
 
-    /// Scores before the softmax, [rows, labels], for rows of token ids. The head is fed the pooled vector without
-    /// normalisation, with dropout in training.
+    /// Begins to learn. What the encoder learns by corrections is in its weights once [`TextClassifier::merge`] was called.
+    pub fn tune(&mut self, spec: &TuneSpec, seed: u64) -> Result<Tuning> {
+        Tuning::begin(&mut self.model, &self.store, spec, seed)
+    }
+
+    /// Puts into the encoder's weights what it learned by corrections; the scores stay.
+    pub fn merge(&mut self) -> Result<()> {
+        self.model.merge()
+    }
+
+    /// Scores before the softmax, [rows, labels], for rows of token ids.
     pub fn logits(&self, rows: &[&[u32]], mode: Mode) -> Result<Tensor> {
+        self.of_pooled(self.pool(rows, mode)?, mode)
+    }
+
+    /// Scores before the softmax for pooled vectors, which are not normalised; with dropout in training.
+    pub fn of_pooled(&self, pooled: Tensor, mode: Mode) -> Result<Tensor> {
+        self.head.forward(&dropout(pooled, self.model.config().dropout, mode)?, mode)
+    }
+
+    fn pool(&self, rows: &[&[u32]], mode: Mode) -> Result<Tensor> {
         let input = Padded::new(rows, self.model.config().pad_token, self.store.device())?;
         let hidden = self.model.forward(&input.ids, input.mask.as_ref(), mode)?;
-        let pooled = self.pooling.pool(&hidden, input.mask.as_ref())?;
-        self.head.forward(&dropout(pooled, self.model.config().dropout, mode)?)
+        self.pooling.pool(&hidden, input.mask.as_ref())
+    }
+
+    /// The pooled vectors of texts, [texts, width], as the encoder is now; equal texts are computed once.
+    pub fn pooled(&self, texts: &[&str]) -> Result<Tensor> {
+        let _guard = tch::no_grad_guard();
+        let (texts, which) = distinct(texts);
+        let tokens = self.tokenizer.encode(&texts)?;
+        let lengths: Vec<usize> = tokens.iter().map(Vec::len).collect();
+        let (mut parts, mut place, mut next) = (Vec::new(), vec![0i64; texts.len()], 0);
+        for batch in plan(&lengths, BUDGET) {
+            let rows: Vec<&[u32]> = batch.iter().map(|&row| tokens[row].as_slice()).collect();
+            parts.push(self.pool(&rows, Mode::Infer)?);
+            for row in batch {
+                place[row] = next;
+                next += 1;
+            }
+        }
+        let which: Vec<i64> = which.into_iter().map(|text| place[text]).collect();
+        let which = Tensor::f_from_slice(&which)?.f_to_device(self.store.device())?;
+        Ok(Tensor::f_cat(&parts, 0)?.f_index_select(0, &which)?)
     }
 
     /// The most probable label of every text, in order.
@@ -202,7 +247,7 @@ impl TextClassifier {
         let tokens = self.tokenizer.encode(texts)?;
         let lengths: Vec<usize> = tokens.iter().map(Vec::len).collect();
         let mut predictions = vec![Prediction { label: 0, probability: 0.0 }; texts.len()];
-        for batch in plan(&lengths, Budget { tokens: 4096, rows: 256 }) {
+        for batch in plan(&lengths, BUDGET) {
             let rows: Vec<&[u32]> = batch.iter().map(|&row| tokens[row].as_slice()).collect();
             let logits = self.logits(&rows, Mode::Infer)?;
             let (best, label) = logits.f_softmax(-1, Kind::Double)?.f_max_dim(1, false)?;

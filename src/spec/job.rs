@@ -9,6 +9,7 @@ use url::Url;
 
 use super::network::{EmbeddingSpec, Schedule, SeasonSpec};
 use super::outcomes::OutcomesSpec;
+use super::tune::TuneSpec;
 use crate::error::Place;
 
 /// A whole job: valid by construction, made by [`crate::spec::load`] alone.
@@ -470,8 +471,12 @@ pub struct TextClassifierTask {
     pub epochs: usize,
     /// Texts per step.
     pub batch: usize,
+    /// How far the encoder learns.
+    pub tune: TuneSpec,
     /// AdamW's peak step size.
     pub learning_rate: f64,
+    /// The share of the step size that each block of the encoder has of the one above it.
+    pub layer_decay: f64,
     /// AdamW's decoupled decay.
     pub weight_decay: f64,
     /// The share of the steps in which the step size rises linearly from 0; it falls linearly to 0 afterwards.

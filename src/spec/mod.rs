@@ -20,6 +20,7 @@ mod raw;
 mod read;
 mod recipe;
 mod schema;
+mod tune;
 mod validate;
 mod values;
 
@@ -33,6 +34,7 @@ pub use nearest::nearest;
 pub use network::{EmbeddingSpec, Schedule, SeasonSpec};
 pub use outcomes::{OutcomeMetric, OutcomesSpec, ThresholdSpec};
 pub use schema::{json_schema, reference};
+pub use tune::{LoraSpec, LoraTarget, TuneSpec};
 
 use node::{Kind, Node, Pos};
 use problems::Problems;

@@ -1,11 +1,13 @@
 //! What a job file can say, key by key. The doc comments are what editors show (`tenure schema`).
 
 mod outcomes;
+mod tune;
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
 pub(super) use outcomes::{RawAlert, RawOutcomes};
+pub(super) use tune::{ModeOrTune, RawTune};
 
 use super::job::{ColumnType, Format, OnFail};
 use super::network::{Schedule, SeasonSpec};
@@ -396,9 +398,15 @@ pub(super) struct RawTextClassifier {
     /// Texts per step. Default: 16.
     #[schemars(range(min = 1), extend("default" = 16))]
     pub batch: Option<At<u64>>,
-    /// AdamW's peak step size. Default: 2e-5.
-    #[schemars(extend("default" = 2e-5))]
+    /// How far the encoder learns. Default: `full`.
+    #[schemars(extend("default" = "full"))]
+    pub tune: Option<At<ModeOrTune>>,
+    /// AdamW's peak step size. Default: 2e-5 with `tune: full`, 1e-3 with `lora`, 1e-2 with `frozen`.
     pub learning_rate: Option<At<f64>>,
+    /// Layer-wise step sizes: each block of the encoder learns with this share of the step size of the block above it, the
+    /// embeddings with the least; the head and the highest block have the whole. Default: 1.
+    #[schemars(range(min = 0, max = 1), extend("default" = 1.0))]
+    pub layer_decay: Option<At<f64>>,
     /// AdamW's decoupled decay. Default: 0.01.
     #[schemars(extend("default" = 0.01))]
     pub weight_decay: Option<At<f64>>,
@@ -411,4 +419,4 @@ pub(super) struct RawTextClassifier {
 }
 
 read_keys!(RawTextClassifier, "the text classifier": train, test, text, label, encoder, bundle, max_length, epochs,
-    batch, learning_rate, weight_decay, warmup, seed);
+    batch, tune, learning_rate, layer_decay, weight_decay, warmup, seed);

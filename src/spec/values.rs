@@ -13,6 +13,7 @@ use super::network::{Schedule, SeasonSpec};
 use super::node::{Kind, Node, Pos};
 use super::problems::Problems;
 use super::read::{FromNode, scalar, word};
+use super::tune::LoraTarget;
 
 /// The longest duration: a century.
 const MAX_SECONDS: u64 = 36_525 * 86_400;
@@ -268,6 +269,42 @@ impl FromNode for OnFail {
     }
 }
 
+const TUNE_MODES: [(&str, TuneMode); 3] =
+    [("frozen", TuneMode::Frozen), ("lora", TuneMode::Lora), ("full", TuneMode::Full)];
+
+/// How far an encoder learns, as it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TuneMode {
+    Frozen,
+    Lora,
+    Full,
+}
+
+impl FromNode for TuneMode {
+    fn from_node(node: &Node, problems: &mut Problems) -> Option<Self> {
+        let others = [("freeze", "frozen"), ("none", "frozen"), ("false", "frozen"), ("all", "full"), ("true", "full")];
+        word(node, problems, "a mode of tuning", &TUNE_MODES, &others)
+    }
+}
+
+impl FromNode for LoraTarget {
+    fn from_node(node: &Node, problems: &mut Problems) -> Option<Self> {
+        const OTHERS: [(&str, &str); 10] = [
+            ("q", "query"),
+            ("q_proj", "query"),
+            ("k", "key"),
+            ("k_proj", "key"),
+            ("v", "value"),
+            ("v_proj", "value"),
+            ("o_proj", "attention_output"),
+            ("up_proj", "intermediate"),
+            ("down_proj", "output"),
+            ("dense", "output"),
+        ];
+        word(node, problems, "a layer of an encoder's blocks", &LoraTarget::NAMES, &OTHERS)
+    }
+}
+
 /// A time zone by its IANA name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Zone(pub Tz);
@@ -307,6 +344,8 @@ as_text! {
     SeasonSpec => |season| name_in(&SEASONS, *season),
     Format => |format| name_in(&FORMATS, *format),
     OnFail => |on_fail| name_in(&ON_FAIL, *on_fail),
+    TuneMode => |mode| name_in(&TUNE_MODES, *mode),
+    LoraTarget => |target| target.name().to_owned(),
     Zone => |zone| zone.0.name().to_owned(),
 }
 
@@ -342,6 +381,8 @@ inline_schema! {
     SeasonSpec => words(&SEASONS),
     Format => words(&FORMATS),
     OnFail => words(&ON_FAIL),
+    TuneMode => words(&TUNE_MODES),
+    LoraTarget => words(&LoraTarget::NAMES),
     Zone => json_schema!({"type": "string", "examples": ["UTC", "Europe/Berlin", "America/New_York"]}),
 }
 

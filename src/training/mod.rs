@@ -11,6 +11,7 @@ pub mod dates;
 pub mod evaluate;
 pub mod evaluation;
 pub mod event_file;
+pub mod fine_tuning;
 pub mod fit;
 pub mod floor;
 mod gather;

@@ -1,8 +1,9 @@
-//! The text-only job: fine-tunes a pretrained BERT end to end so that it gives each text one label.
+//! The text-only job: a pretrained BERT learns to give each text one label, end to end, by corrections, or with its head
+//! alone.
 //!
 //! The textbook recipe (Devlin et al. 2018, appendix A.3): AdamW, a small peak step size after a linear warm-up, a few
 //! epochs, gradients clipped at norm 1. Batches are drawn anew each epoch; within a stretch of shuffled rows, texts of
-//! like length share a batch, which saves half of the padding.
+//! like length share a batch, which saves half of the padding. A frozen encoder sees each text once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -10,16 +11,16 @@ use std::time::Instant;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
-use tch::{Device, Reduction, Tensor};
+use tch::{Device, Tensor};
 
-use super::adamw::AdamW;
 use super::classification_report::ClassificationReport;
+use super::fine_tuning::{Fit, Recipe};
 use super::schedule::LinearSchedule;
 use crate::model::device;
-use crate::model::encoder::{Checkpoint, Mode};
+use crate::model::encoder::{Checkpoint, Tuned};
 use crate::model::text_classifier::{Origin, TextClassifier};
 use crate::printer::Printer;
-use crate::spec::{JobSpec, Task, TextClassifierTask};
+use crate::spec::{JobSpec, Task, TextClassifierTask, TuneSpec};
 use crate::{Error, Result};
 
 const CLIP_NORM: f64 = 1.0;
@@ -84,11 +85,18 @@ pub fn train_task(
         test.texts.len(),
         labels.len()
     ));
+    let learned: BTreeSet<&str> = train.texts.iter().copied().collect();
+    let known = test.texts.iter().filter(|text| learned.contains(*text)).count();
+    if known > 0 {
+        printer
+            .warn(format!("{known} of the texts to report on are among those to learn from, so the report flatters"));
+    }
 
     let seeded = device::seed(task.seed);
     let checkpoint = Checkpoint::open(&task.encoder)?;
     let classifier = TextClassifier::fresh(checkpoint, labels, task.max_length, options.device, task.seed)?;
-    let classifier = fit(classifier, task, &train, printer)?;
+    let (classifier, tuned) = fit(classifier, task, &train, printer)?;
+    origin.tuned = tuned;
     drop(seeded);
 
     let progress = printer.progress("report", None);
@@ -110,23 +118,39 @@ fn fit(
     task: &TextClassifierTask,
     train: &Numbered,
     printer: &Printer,
-) -> Result<TextClassifier> {
+) -> Result<(TextClassifier, Tuned)> {
     let tokens = classifier.tokenizer().encode(&train.texts)?;
     let lengths: Vec<usize> = tokens.iter().map(Vec::len).collect();
     let epochs: Vec<Vec<Vec<usize>>> =
         (0..task.epochs).map(|epoch| batches(&lengths, task.batch, task.seed, epoch)).collect();
     let steps: usize = epochs.iter().map(Vec::len).sum();
-    let schedule = LinearSchedule::new(task.learning_rate, steps, task.warmup);
-    let mut fit = Fit::new(classifier, schedule, task.weight_decay, CLIP_NORM)?;
+    let recipe = Recipe {
+        tune: task.tune.clone(),
+        schedule: LinearSchedule::new(task.learning_rate, steps, task.warmup),
+        layer_decay: task.layer_decay,
+        weight_decay: task.weight_decay,
+        clip_norm: CLIP_NORM,
+        seed: task.seed,
+    };
+    let mut fit = Fit::new(classifier, &recipe)?;
+    let tuned = fit.tuned();
+    printer.say(tuned.to_string());
+    let pooled = match task.tune {
+        TuneSpec::Frozen => Some(fit.classifier().pooled(&train.texts)?),
+        TuneSpec::Lora(_) | TuneSpec::Full => None,
+    };
 
     let progress = printer.progress("training", Some(steps as u64));
     let began = Instant::now();
     let (mut sum, mut since) = (0.0, 0);
     for (number, epoch) in epochs.iter().enumerate() {
         for batch in epoch {
-            let rows: Vec<&[u32]> = batch.iter().map(|&row| tokens[row].as_slice()).collect();
             let targets: Vec<i64> = batch.iter().map(|&row| train.labels[row] as i64).collect();
-            sum += fit.step(&rows, &targets)?.loss;
+            let step = match &pooled {
+                Some(pooled) => fit.step_pooled(rows_of(pooled, batch)?, &targets)?,
+                None => fit.step(&batch.iter().map(|&row| tokens[row].as_slice()).collect::<Vec<_>>(), &targets)?,
+            };
+            sum += step.loss;
             since += 1;
             progress.add(1);
             let done = fit.steps_done();
@@ -139,70 +163,12 @@ fn fit(
         }
     }
     progress.done(format!("{steps} steps in {} s", began.elapsed().as_secs()));
-    Ok(fit.into_classifier())
+    Ok((fit.into_classifier()?, tuned))
 }
 
-/// A training under way.
-#[derive(Debug)]
-pub struct Fit {
-    classifier: TextClassifier,
-    optimizer: AdamW,
-    schedule: LinearSchedule,
-    done: usize,
-}
-
-/// One step of a training.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Step {
-    /// The batch's mean cross-entropy before the step.
-    pub loss: f64,
-    /// The gradient's norm before clipping.
-    pub norm: f64,
-    /// The step size.
-    pub learning_rate: f64,
-}
-
-impl Fit {
-    /// A training that begins.
-    pub fn new(
-        classifier: TextClassifier,
-        schedule: LinearSchedule,
-        weight_decay: f64,
-        clip_norm: f64,
-    ) -> Result<Self> {
-        let optimizer = AdamW::new(classifier.store(), weight_decay, clip_norm)?;
-        Ok(Fit { classifier, optimizer, schedule, done: 0 })
-    }
-
-    /// Learns from a batch: rows of token ids with their label numbers.
-    pub fn step(&mut self, rows: &[&[u32]], targets: &[i64]) -> Result<Step> {
-        let logits = self.classifier.logits(rows, Mode::Train)?;
-        let targets = Tensor::f_from_slice(targets)?.f_to_device(logits.device())?;
-        let loss = logits.f_cross_entropy_loss::<Tensor>(&targets, None, Reduction::Mean, -100, 0.0)?;
-        let value = f64::try_from(&loss)?;
-        if !value.is_finite() {
-            return Err(Error::user("training diverged: the loss is not finite").hint("try a smaller `learning_rate`"));
-        }
-        let learning_rate = self.schedule.at(self.done);
-        let norm = self.optimizer.step(&loss, learning_rate)?;
-        self.done += 1;
-        Ok(Step { loss: value, norm, learning_rate })
-    }
-
-    /// Steps done.
-    pub fn steps_done(&self) -> usize {
-        self.done
-    }
-
-    /// The classifier as it is now.
-    pub fn classifier(&self) -> &TextClassifier {
-        &self.classifier
-    }
-
-    /// The classifier, training being over.
-    pub fn into_classifier(self) -> TextClassifier {
-        self.classifier
-    }
+fn rows_of(pooled: &Tensor, rows: &[usize]) -> Result<Tensor> {
+    let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
+    Ok(pooled.f_index_select(0, &Tensor::f_from_slice(&rows)?.f_to_device(pooled.device())?)?)
 }
 
 /// Texts with label numbers.

@@ -26,5 +26,6 @@ mod spec;
 mod store;
 mod support;
 mod text_classifier;
+mod text_tuning;
 mod training;
 mod tune;

@@ -8,10 +8,11 @@ use tenure::model::encoder::Checkpoint;
 use tenure::model::text_classifier::{Origin, TextClassifier, TextManifest};
 use tenure::model::{device, weights};
 use tenure::printer::{Output, Printer, Verbosity, render_error};
-use tenure::spec::TextClassifierTask;
+use tenure::spec::{TextClassifierTask, TuneSpec};
 use tenure::training::classification_report::ClassificationReport;
+use tenure::training::fine_tuning::{Fit, Recipe};
 use tenure::training::schedule::LinearSchedule;
-use tenure::training::text_classifier::{Fit, LabelledTexts, TextTrainOptions, train_task};
+use tenure::training::text_classifier::{LabelledTexts, TextTrainOptions, train_task};
 
 use crate::encoder::{distance, fixtures, read_json, replace, tiny_copy};
 
@@ -60,7 +61,9 @@ fn eight_steps_of_training_equal_torch() {
     let settings = &golden.settings;
     let warmup = settings.warmup_steps as f64 / settings.steps as f64;
     let schedule = LinearSchedule::new(settings.learning_rate, settings.steps, warmup);
-    let mut fit = Fit::new(classifier, schedule, settings.weight_decay, settings.clip_norm).unwrap();
+    let (weight_decay, clip_norm) = (settings.weight_decay, settings.clip_norm);
+    let recipe = Recipe { tune: TuneSpec::Full, schedule, layer_decay: 1.0, weight_decay, clip_norm, seed: 1 };
+    let mut fit = Fit::new(classifier, &recipe).unwrap();
     for (number, right) in golden.steps.iter().enumerate() {
         let rows: Vec<&[u32]> = right.rows.iter().map(|&row| tokens[row].as_slice()).collect();
         let targets: Vec<i64> = right.rows.iter().map(|&row| golden.labels[row]).collect();
@@ -69,7 +72,7 @@ fn eight_steps_of_training_equal_torch() {
         assert!((step.loss - right.loss).abs() < 1e-5, "step {number}: {} and {}", step.loss, right.loss);
         assert!((step.norm - right.norm).abs() < 1e-4, "step {number}: {} and {}", step.norm, right.norm);
     }
-    let classifier = fit.into_classifier();
+    let classifier = fit.into_classifier().unwrap();
     for (name, right) in tensors.iter().filter_map(|(name, t)| Some((name.strip_prefix("after.")?, t))) {
         let off = distance(&variable(&classifier, name), right);
         // Decay moves a weight of 1 by 8e-4 in these steps, a wrong clipping or schedule by as much.
@@ -78,7 +81,7 @@ fn eight_steps_of_training_equal_torch() {
 }
 
 /// Three kinds of complaint, told by one word each among others.
-fn toy(count: usize, salt: usize) -> LabelledTexts {
+pub fn toy(count: usize, salt: usize) -> LabelledTexts {
     let words = [["late", "arrived"], ["refund", "money"], ["broken", "bad"]];
     let labels = ["delivery", "refund", "quality"];
     let fillers = ["my order", "the card is", "great and good", "where is it", "not red", "small size gift"];
@@ -92,7 +95,7 @@ fn toy(count: usize, salt: usize) -> LabelledTexts {
     rows
 }
 
-fn task(bundle: &Path, seed: u64) -> TextClassifierTask {
+pub fn task(bundle: &Path, seed: u64) -> TextClassifierTask {
     TextClassifierTask {
         train: "train".into(),
         test: "test".into(),
@@ -103,14 +106,16 @@ fn task(bundle: &Path, seed: u64) -> TextClassifierTask {
         max_length: 32,
         epochs: 6,
         batch: 16,
+        tune: TuneSpec::Full,
         learning_rate: 3e-3,
+        layer_decay: 1.0,
         weight_decay: 0.01,
         warmup: 0.1,
         seed,
     }
 }
 
-fn run(task: &TextClassifierTask, limit: Option<usize>) -> tenure::Result<ClassificationReport> {
+pub fn run(task: &TextClassifierTask, limit: Option<usize>) -> tenure::Result<ClassificationReport> {
     let options = TextTrainOptions { limit, device: Device::Cpu, threads: None };
     let printer = Printer::new(Verbosity::Quiet, Output::Human);
     let origin = Origin { job: "toy".into(), job_hash: "0".into(), ..Origin::default() };
@@ -164,7 +169,10 @@ fn the_loss_falls() {
     let texts: Vec<&str> = rows.texts.iter().map(String::as_str).collect();
     let tokens = classifier.tokenizer().encode(&texts).unwrap();
     let tokens: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
-    let mut fit = Fit::new(classifier, LinearSchedule::new(2e-3, 40, 0.1), 0.01, 1.0).unwrap();
+    let schedule = LinearSchedule::new(2e-3, 40, 0.1);
+    let recipe =
+        Recipe { tune: TuneSpec::Full, schedule, layer_decay: 1.0, weight_decay: 0.01, clip_norm: 1.0, seed: 3 };
+    let mut fit = Fit::new(classifier, &recipe).unwrap();
     let losses: Vec<f64> = (0..40).map(|_| fit.step(&tokens, &targets).unwrap().loss).collect();
     assert!((losses[0] - 3f64.ln()).abs() < 0.2, "a fresh head knows nothing: {}", losses[0]);
     assert!(losses[35..].iter().all(|&loss| loss < 0.6 * losses[0]), "{losses:?}");

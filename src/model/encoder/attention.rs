@@ -7,6 +7,7 @@ use super::config::BertConfig;
 use super::layers::{LayerNorm, Linear, Mode, dropout};
 use super::layout::Layout;
 use crate::Result;
+use crate::spec::LoraTarget;
 
 /// Attention with its output layer, the residual and the norm behind it.
 #[derive(Debug)]
@@ -41,7 +42,8 @@ impl Attention {
 
     /// `softmax(q kᵀ / √d) v` per head, each text by itself; `x` and the result are laid out alike.
     pub fn forward(&self, x: &Tensor, layout: &Layout, mode: Mode) -> Result<Tensor> {
-        let (query, key, value) = (self.query.forward(x)?, self.key.forward(x)?, self.value.forward(x)?);
+        let query = self.query.forward(x, mode)?;
+        let (key, value) = (self.key.forward(x, mode)?, self.value.forward(x, mode)?);
         let context = match layout {
             Layout::Padded(allowed) => self.attend(&query, &key, &value, allowed.as_ref(), mode)?,
             Layout::Unpadded(groups) => {
@@ -55,8 +57,18 @@ impl Attention {
                 Tensor::f_cat(&parts, 0)?
             }
         };
-        let output = dropout(self.output.forward(&context)?, self.share, mode)?;
+        let output = dropout(self.output.forward(&context, mode)?, self.share, mode)?;
         self.norm.forward(&output.f_add(x)?)
+    }
+
+    /// Its layers by what they are called as targets of LoRA.
+    pub fn layers(&mut self) -> [(LoraTarget, &mut Linear); 4] {
+        [
+            (LoraTarget::Query, &mut self.query),
+            (LoraTarget::Key, &mut self.key),
+            (LoraTarget::Value, &mut self.value),
+            (LoraTarget::AttentionOutput, &mut self.output),
+        ]
     }
 
     /// All of them [rows, tokens, width]; `allowed` [rows, 1, 1, tokens] is true where a token may be looked at.

@@ -1,5 +1,7 @@
 //! BERT (Devlin et al. 2018, arXiv 1810.04805): embeddings and a stack of layers, post-norm, exact GELU.
 
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
 use tch::nn::Path;
 use tch::{Kind, Tensor};
 
@@ -10,6 +12,7 @@ use super::layers::{LayerNorm, Linear, Mode, dropout};
 use super::layout::{Layout, Unpadded};
 use crate::Result;
 use crate::model::weights::Tolerated;
+use crate::spec::{LoraSpec, LoraTarget};
 
 /// What a published checkpoint may hold or be called beyond this model: the `bert.` prefix of task models, the `gamma` and
 /// `beta` of old layer norms, the buffer of position numbers, the pooler behind CLS (sentence encoders do not use it) and
@@ -45,9 +48,15 @@ impl Layer {
     fn forward(&self, x: &Tensor, layout: &Layout, mode: Mode) -> Result<Tensor> {
         let attended = self.attention.forward(x, layout, mode)?;
         // "none" is the exact GELU, x Φ(x), by erf.
-        let inner = self.intermediate.forward(&attended)?.f_gelu("none")?;
-        let output = dropout(self.output.forward(&inner)?, self.share, mode)?;
+        let inner = self.intermediate.forward(&attended, mode)?.f_gelu("none")?;
+        let output = dropout(self.output.forward(&inner, mode)?, self.share, mode)?;
         self.norm.forward(&output.f_add(&attended)?)
+    }
+
+    /// Its dense layers by what they are called as targets of LoRA.
+    fn dense(&mut self) -> impl Iterator<Item = (LoraTarget, &mut Linear)> {
+        let forward = [(LoraTarget::Intermediate, &mut self.intermediate), (LoraTarget::Output, &mut self.output)];
+        self.attention.layers().into_iter().chain(forward)
     }
 }
 
@@ -66,6 +75,24 @@ impl BertModel {
         let stack = path / "encoder" / "layer";
         let layers = (0..config.layers).map(|n| Layer::new(&(&stack / n), &config)).collect::<Result<_>>()?;
         Ok(BertModel { config, embeddings, layers })
+    }
+
+    /// Gives every targeted layer a correction, drawn from the seed; the variables are registered under `path` by the names
+    /// of the layers.
+    pub fn adapt(&mut self, path: &Path, spec: &LoraSpec, seed: u64) -> Result<()> {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        for (number, layer) in self.layers.iter_mut().enumerate() {
+            let path = path / "encoder" / "layer" / number;
+            for (target, dense) in layer.dense().filter(|(target, _)| spec.targets.contains(target)) {
+                dense.adapt(&(&path / target.name()), spec, &mut random)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds all corrections to the weights and drops them: the network computes what it did.
+    pub fn merge(&mut self) -> Result<()> {
+        self.layers.iter_mut().flat_map(Layer::dense).try_for_each(|(_, dense)| dense.merge())
     }
 
     /// Its configuration.

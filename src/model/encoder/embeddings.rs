@@ -4,7 +4,7 @@ use tch::Tensor;
 use tch::nn::{Init, Path};
 
 use super::config::BertConfig;
-use super::layers::{LayerNorm, Mode, dropout, group};
+use super::layers::{LayerNorm, Mode, dropout};
 use crate::{Error, Result};
 
 /// BERT's three embeddings and their layer norm.
@@ -21,9 +21,7 @@ pub struct Embeddings {
 impl Embeddings {
     /// Embeddings of zeros, to be filled.
     pub fn new(path: &Path, config: &BertConfig) -> Result<Self> {
-        let table = |name: &str, rows: i64| {
-            (path / name).set_group(group::DECAYED).f_var("weight", &[rows, config.hidden], Init::Const(0.0))
-        };
+        let table = |name: &str, rows: i64| (path / name).f_var("weight", &[rows, config.hidden], Init::Const(0.0));
         Ok(Embeddings {
             words: table("word_embeddings", config.vocabulary)?,
             positions: table("position_embeddings", config.positions)?,

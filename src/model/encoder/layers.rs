@@ -1,9 +1,12 @@
 //! The small parts that a transformer is made of.
 
+use rand_chacha::ChaCha8Rng;
 use tch::Tensor;
 use tch::nn::{Init, Path};
 
+use super::lora::Lora;
 use crate::Result;
+use crate::spec::LoraSpec;
 
 /// What a forward pass is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,32 +17,44 @@ pub enum Mode {
     Infer,
 }
 
-/// Optimiser groups: which variables AdamW's decay shrinks.
-pub mod group {
-    /// Matrices and embeddings.
-    pub const DECAYED: usize = 0;
-    /// Biases and layer norms.
-    pub const STILL: usize = 1;
-}
-
-/// `x Wᵀ + b`; `W` is [outputs, inputs].
+/// `x Wᵀ + b`; `W` is [outputs, inputs]. It may carry a correction that learns in its place.
 #[derive(Debug)]
 pub struct Linear {
     weight: Tensor,
     bias: Tensor,
+    correction: Option<Lora>,
 }
 
 impl Linear {
     /// A layer of zeros, to be filled.
     pub fn new(path: &Path, inputs: i64, outputs: i64) -> Result<Self> {
-        let weight = path.set_group(group::DECAYED).f_var("weight", &[outputs, inputs], Init::Const(0.0))?;
-        let bias = path.set_group(group::STILL).f_var("bias", &[outputs], Init::Const(0.0))?;
-        Ok(Linear { weight, bias })
+        let weight = path.f_var("weight", &[outputs, inputs], Init::Const(0.0))?;
+        let bias = path.f_var("bias", &[outputs], Init::Const(0.0))?;
+        Ok(Linear { weight, bias, correction: None })
     }
 
     /// Maps the last dimension from inputs to outputs.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(x.f_linear(&self.weight, Some(&self.bias))?)
+    pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let y = x.f_linear(&self.weight, Some(&self.bias))?;
+        match &self.correction {
+            Some(correction) => Ok(y.f_add(&correction.forward(x, mode)?)?),
+            None => Ok(y),
+        }
+    }
+
+    /// Gives it a correction, whose variables are registered under `path`.
+    pub fn adapt(&mut self, path: &Path, spec: &LoraSpec, random: &mut ChaCha8Rng) -> Result<()> {
+        let (outputs, inputs) = self.weight.size2()?;
+        self.correction = Some(Lora::new(path, inputs, outputs, spec, random)?);
+        Ok(())
+    }
+
+    /// Adds the correction, if there is one, to the weight and drops it: the outputs stay.
+    pub fn merge(&mut self) -> Result<()> {
+        if let Some(correction) = self.correction.take() {
+            let _merged = tch::no_grad(|| -> Result<_> { Ok(self.weight.f_add_(&correction.delta()?)?) })?;
+        }
+        Ok(())
     }
 }
 
@@ -55,7 +70,6 @@ pub struct LayerNorm {
 impl LayerNorm {
     /// A norm of ones and zeros, to be filled.
     pub fn new(path: &Path, width: i64, eps: f64) -> Result<Self> {
-        let path = path.set_group(group::STILL);
         let weight = path.f_var("weight", &[width], Init::Const(1.0))?;
         let bias = path.f_var("bias", &[width], Init::Const(0.0))?;
         Ok(LayerNorm { weight, bias, eps, width })

@@ -11,7 +11,9 @@ mod config;
 mod embeddings;
 mod layers;
 mod layout;
+mod lora;
 mod pooling;
+mod tuning;
 
 use std::path::Path;
 
@@ -21,9 +23,10 @@ use tch::{Device, Kind, Tensor};
 pub use bert::{BertModel, TOLERATED};
 pub use checkpoint::Checkpoint;
 pub use config::BertConfig;
-pub use layers::{Linear, Mode, dropout, group};
+pub use layers::{Linear, Mode, dropout};
 pub use layout::{Group, Layout, Unpadded};
 pub use pooling::{Pooling, PoolingMode};
+pub use tuning::{Learner, Tuned, Tuning};
 
 use super::weights;
 use crate::text::batching::{Budget, distinct, plan};

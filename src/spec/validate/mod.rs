@@ -8,6 +8,7 @@ mod outcomes;
 mod segments;
 mod tables;
 mod text;
+mod tune;
 
 use std::fmt::Display;
 
