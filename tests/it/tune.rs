@@ -20,7 +20,8 @@ use tenure::training::{LabelInfo, SnapshotSource, TrainJob, TuneOptions, TuneRep
 use tenure::{AsOf, Result};
 
 use crate::support::purchases::{self, Shop, after};
-use crate::support::shop::{AS_OF, assert_exit, assert_success, checkout, tenure, trained_once};
+use crate::support::shop::{self as demo, AS_OF, assert_exit, assert_success, checkout, tenure, trained_once};
+use crate::training::train;
 
 /// A shop that counts how often its features are read.
 struct Counted {
@@ -106,32 +107,70 @@ async fn a_killed_search_goes_on_and_a_finished_one_reads_no_rows() {
     assert!(error.to_string().contains("`sql/features/orders.sql` has changed"), "{error}");
 }
 
-fn tune(out: &Path, arguments: &[&str]) -> std::process::Output {
-    let fixed = ["tune", "jobs/ltv.yaml", "--as-of", AS_OF, "--trials", "3", "--out", out.to_str().unwrap()];
-    trained_once().tenure(&[&fixed, arguments].concat())
+#[tokio::test]
+async fn a_trial_is_the_first_fit_of_a_training_with_its_settings() {
+    let (shop, dir) = (Counted::new(), tempfile::tempdir().unwrap());
+    let report = shop.tune(dir.path(), 2).await.unwrap();
+    let task = purchases::task(&dir.path().join("trained"));
+    let trained = train(&shop.shop, &task, after(240)).await.unwrap();
+    let own = report.trainings.iter().find(|t| (t.trial, t.rung) == (0, 2)).unwrap();
+    assert_eq!(own.result.epochs, trained.training.epochs);
+}
+
+/// A shop with the demo's job, cut to three epochs.
+fn quick() -> (demo::Shop, String) {
+    let shop = demo::Shop::copy_of(trained_once());
+    let jobs = shop.path().join("jobs");
+    fs::create_dir(&jobs).unwrap();
+    std::os::unix::fs::symlink(checkout().join("sql"), shop.path().join("sql")).unwrap();
+    let text = fs::read_to_string(checkout().join("jobs/ltv.yaml")).unwrap();
+    let quick = text.replace("  validation_snapshots: 1\n", "  validation_snapshots: 1\n  epochs: 3\n");
+    assert_ne!(text, quick);
+    fs::write(jobs.join("ltv.yaml"), quick).unwrap();
+    let job = jobs.join("ltv.yaml").to_str().unwrap().to_owned();
+    (shop, job)
 }
 
 #[test]
 fn a_search_leaves_a_table_and_a_patch_that_trains() {
-    let dir = tempfile::tempdir().unwrap();
-    let out = dir.path().join("deep/search");
-    let begun = tune(&out, &["--time", "0s"]);
+    let (shop, job) = quick();
+    let tune =
+        |arguments: &[&str]| shop.tenure(&[&["tune", &job, "--as-of", AS_OF, "--trials", "3"], arguments].concat());
+    let out = shop.path().join("out/tune/ltv").join(AS_OF);
+    let begun = tune(&["--time", "0s"]);
     assert_success(&begun);
     assert!(String::from_utf8_lossy(&begun.stderr).contains("the same command goes on"), "{begun:?}");
     assert!(!out.join("best.yaml").exists());
 
-    let output = tune(&out, &["--json"]);
+    let output = tune(&["--json"]);
     assert_success(&output);
+    let patch = out.join("best.yaml");
+    assert!(String::from_utf8_lossy(&output.stderr).contains(&format!("--patch {}", patch.display())), "{output:?}");
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(report["finished"], true);
+    assert_eq!((&report["finished"], &report["rungs"]), (&true.into(), &serde_json::json!([1, 3])));
     assert!(report["trainings"][0].get("resampled").is_none());
-    let text = String::from_utf8(tune(&out, &[]).stdout).unwrap();
+    let text = String::from_utf8(tune(&[]).stdout).unwrap();
     for part in ["3 settings of ltv as of 2026-07-01", "the job's own", "train.learning_rate", "ltv_90d gini_norm"] {
         assert!(text.contains(part), "no `{part}` in\n{text}");
     }
+    the_table_has_the_numbers_of(&out.join("trials.parquet"), &report);
 
-    let file = fs::File::open(out.join("trials.parquet")).unwrap();
-    let rows: Vec<_> = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap().collect();
+    assert_success(&shop.tenure(&["train", &job, "--as-of", AS_OF, "--patch", patch.to_str().unwrap()]));
+    assert_success(&shop.tenure(&["run", &job, "--as-of", AS_OF]));
+
+    let refused = tune(&["--seed", "1"]);
+    assert_exit(&refused, 1);
+    let message = String::from_utf8_lossy(&refused.stderr);
+    assert!(message.contains("`--seed` is 1, it was 0") && message.contains("--out"), "{message}");
+    let wrong = tune(&["--time", "30"]);
+    assert_exit(&wrong, 1);
+    let message = String::from_utf8_lossy(&wrong.stderr);
+    assert!(message.contains("`30` is not a duration: add the unit"), "{message}");
+}
+
+fn the_table_has_the_numbers_of(table: &Path, report: &Value) {
+    let rows: Vec<_> =
+        ParquetRecordBatchReaderBuilder::try_new(fs::File::open(table).unwrap()).unwrap().build().unwrap().collect();
     let rows = rows.into_iter().next().unwrap().unwrap();
     let trainings = report["trainings"].as_array().unwrap();
     assert_eq!(rows.num_rows(), trainings.len());
@@ -145,16 +184,6 @@ fn a_search_leaves_a_table_and_a_patch_that_trains() {
     }
     assert_eq!(rows.column_by_name("failed").unwrap().null_count(), rows.num_rows());
     assert!(rows.schema().fields().iter().all(|field| field.metadata().contains_key("description")));
-
-    let patch = out.join("best.yaml");
-    let shop = crate::support::shop::Shop::copy_of(trained_once());
-    assert_success(&shop.tenure(&["train", "jobs/ltv.yaml", "--as-of", AS_OF, "--patch", patch.to_str().unwrap()]));
-    assert_success(&shop.tenure(&["run", "jobs/ltv.yaml", "--as-of", AS_OF]));
-
-    let refused = tune(&out, &["--seed", "1"]);
-    assert_exit(&refused, 1);
-    let message = String::from_utf8_lossy(&refused.stderr);
-    assert!(message.contains("`--seed` is 1, it was 0") && message.contains("--out"), "{message}");
 }
 
 #[test]
@@ -173,7 +202,7 @@ fn a_wrong_patch_is_told_with_its_own_places() {
     assert!(message.contains("patch.yaml:3:9: unknown key `learning_rat`"), "{message}");
     let message = told("model:\n  heads: [{name: churn_09d, weight: 2}]\n");
     assert!(message.contains("patch.yaml:2:11: the key `label` is missing in a head"), "{message}");
-    assert!(told("train: [").contains("patch.yaml:1:9: this is not YAML"));
+    assert!(told("train: [").contains("patch.yaml:1:8: this is not YAML"));
     assert!(told("7").contains("patch.yaml:1:1: a patch is a map of keys of the job"));
     assert!(told("").contains("patch.yaml:1:1: the file is empty"));
 }
