@@ -133,9 +133,12 @@ mod tests {
         Calibration { quantiles: fit(rows, CAP), ..Calibration::default() }
     }
 
+    /// What is said in place of the truth.
+    type Said = fn(Ziln) -> Ziln;
+
     #[test]
     fn a_wrong_spread_covers_four_fifths_of_fresh_customers_after_calibration() {
-        let wrong: [(&str, fn(Ziln) -> Ziln); 3] = [
+        let wrong: [(&str, Said); 3] = [
             ("too narrow", |z| Ziln { sigma: 0.4, ..z }),
             ("too wide", |z| Ziln { sigma: 4.0, ..z }),
             ("too sure of who buys", |z| Ziln { p: sigmoid(4.0 * logit(z.p)), sigma: 0.5, ..z }),
