@@ -78,6 +78,15 @@ async fn scores_have_the_columns_that_are_promised() {
     for (p10, p90) in numbers(&scores, "ltv_60d_p10").into_iter().zip(numbers(&scores, "ltv_60d_p90")) {
         assert!(p10.unwrap() >= 0.0 && p10 <= p90);
     }
+    for (column, level) in [("ltv_60d_p10", 0.1), ("ltv_60d_p50", 0.5), ("ltv_60d_p90", 0.9)] {
+        for (quantile, zero) in numbers(&scores, column).into_iter().zip(numbers(&scores, "ltv_60d_p_zero")) {
+            let zero = zero.unwrap();
+            assert!(
+                (0.0..=1.0).contains(&zero) && (quantile == Some(0.0)) == (zero >= level),
+                "{column}: {quantile:?} {zero}"
+            );
+        }
+    }
     let tiers = scores.column_by_name("tier_60d").unwrap();
     assert!(tiers.as_string::<i32>().iter().all(|t| matches!(t, Some("big" | "small"))));
     assert!(reasons(&scores).iter().all(Option::is_none));
@@ -87,8 +96,10 @@ async fn scores_have_the_columns_that_are_promised() {
 async fn horizons_of_one_family_are_monotone() {
     let trained = Trained::new().await;
     let scores = trained.scores(&trained.shop.features_at(after(240)), 64).await;
-    for (shorter, longer) in numbers(&scores, "churn_30d").into_iter().zip(numbers(&scores, "churn_60d")) {
-        assert!(shorter >= longer);
+    for (shorter, longer) in [("churn_30d", "churn_60d"), ("ltv_30d_p_zero", "ltv_60d_p_zero")] {
+        for (shorter, longer) in numbers(&scores, shorter).into_iter().zip(numbers(&scores, longer)) {
+            assert!(shorter >= longer);
+        }
     }
     for suffix in ["", "_p10", "_p50", "_p90"] {
         let (shorter, longer) = (format!("ltv_30d{suffix}"), format!("ltv_60d{suffix}"));

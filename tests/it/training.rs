@@ -6,7 +6,7 @@ use tch::Device;
 use tenure::model::Bundle;
 use tenure::model::manifest::Split;
 use tenure::printer::{Output, Printer, Verbosity};
-use tenure::spec::EntityTask;
+use tenure::spec::{EntityTask, Loss};
 use tenure::training::{SnapshotSource, TrainJob, TrainingReport, evaluate_from, train_from};
 use tenure::{AsOf, Result};
 
@@ -53,6 +53,29 @@ async fn a_trained_model_beats_persistence_and_stands_beside_rfm() {
         assert!(metric("churn_60d", "model", "calibration_error") < 0.1);
         assert!(metric("tier_60d", "model", "accuracy") > 0.7);
         assert!(metric("spend_mean", "model", "spearman") > 0.3);
+    }
+}
+
+#[tokio::test]
+async fn what_validation_corrected_stands_in_the_bundle_and_in_the_report() {
+    let (shop, dir) = (Shop::new(1500, 400), tempfile::tempdir().unwrap());
+    let report = train(&shop, &purchases::task(&dir.path().join("bundle")), after(330)).await.unwrap();
+    let manifest = Bundle::open(&dir.path().join("bundle")).unwrap().manifest().clone();
+    let training = &manifest.training;
+    let customers = shop.features_at(after(270)).num_rows();
+    assert_eq!(training.stopping_rows + training.validation_rows, customers, "nobody stops and is reported on");
+    assert!((training.stopping_rows as f64 / customers as f64 - 0.4).abs() < 0.06, "{training:?}");
+    for head in &manifest.heads {
+        let found = &head.calibration;
+        assert_eq!(found.probability.is_some(), head.loss == Loss::Bce, "{}", head.name);
+        assert_eq!(found.quantiles.is_some(), head.loss == Loss::Ziln, "{}", head.name);
+        for note in found.notes(&head.name) {
+            assert!(report.table().contains(&note), "{note} is not in\n{}", report.table());
+        }
+        if head.loss == Loss::Ziln {
+            let covered = report.validation.metric(&head.name, "model", "interval_coverage").unwrap();
+            assert!((covered - 0.8).abs() < 0.05, "{}: {covered}", head.name);
+        }
     }
 }
 

@@ -137,3 +137,48 @@ impl Stretcher {
 pub fn trained(heads: &[Head], extrapolations: &[Extrapolation]) -> Vec<Head> {
     heads.iter().filter(|head| extrapolations.iter().all(|e| e.head != head.name)).cloned().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Place;
+    use crate::model::calibration::{Calibration, Polyline, QuantileLevels};
+    use crate::spec::{HeadSpec, Loss};
+
+    #[test]
+    fn a_stretched_head_has_the_calibration_of_the_head_that_it_comes_from() {
+        let spec = HeadSpec {
+            name: "ltv_90d".into(),
+            label: "spend".into(),
+            loss: Loss::Ziln,
+            family: Some(("ltv".into(), 90)),
+            place: Place::file("job.yaml"),
+        };
+        let shares = Polyline::through([[0.2, 0.1], [0.6, 0.5], [0.95, 0.9]]);
+        let quantiles = Some(QuantileLevels { shares, shift: [0.0; 2], rows: 500 });
+        let calibration = Calibration { quantiles, ..Calibration::default() };
+        let short = Head { cap: 20.0, calibration, ..Head::new(&spec) };
+        let stretch = Stretch { value: 2.5, logit: -1.0 };
+        let extrapolation = Extrapolation {
+            head: "ltv_270d".into(),
+            days: 270,
+            from: "ltv_90d".into(),
+            from_days: 90,
+            typical: stretch,
+        };
+        let raw = [0.3, 2.0, 0.5];
+        let said = short.predict(&[&raw]).unwrap();
+        let Prediction::Value { mean, zero, quantiles } = extrapolation.prediction(&short, &said, &[&raw], stretch)
+        else {
+            panic!("no value")
+        };
+        let long = stretched(&Ziln::of_raw(&raw), stretch);
+        assert!((mean - 2.5 * said.point()).abs() < 1e-12 && (mean - long.mean(20.0)).abs() < 1e-9);
+        let line = Polyline::through([[0.2, 0.1], [0.6, 0.5], [0.95, 0.9]]);
+        assert_eq!(zero, line.at(1.0 - long.p));
+        let levels = [0.2, 0.6, 0.95];
+        for (quantile, level) in quantiles.iter().zip(levels) {
+            assert!((quantile - long.quantile(level, 30.0)).abs() < 1e-9, "{quantiles:?}");
+        }
+    }
+}
