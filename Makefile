@@ -63,7 +63,8 @@ build: tools ## Build the program
 test: tools encoder ## Run every test, set-up included
 	$(call STEP,test)
 	scripts/python.sh >/dev/null
-	$(CARGO) test --release --locked
+	# Several trainings run at once, each with all cores: threads that spin while they wait would starve the others.
+	OMP_WAIT_POLICY=passive $(CARGO) test --release --locked
 
 .PHONY: bench-quality
 bench-quality: build ## Judge the predictions beside other tools' on public data (ends non-zero when a goal is missed)

@@ -14,7 +14,7 @@ pub(super) fn merge(base: &mut Node, patch: Node) {
                 }
                 match entries.iter_mut().find(|(known, _)| known.name == key.name) {
                     Some((_, known)) => merge(known, value),
-                    None => entries.push((key, value)),
+                    None => entries.push((key, without_nothing(value))),
                 }
             }
         }
@@ -26,11 +26,17 @@ pub(super) fn merge(base: &mut Node, patch: Node) {
                 }
             }
         }
-        (base_kind, kind) => {
-            *base_kind = kind;
-            base.pos = patch.pos;
-        }
+        (_, kind) => *base = without_nothing(Node { kind, pos: patch.pos }),
     }
+}
+
+/// A map that is new in the base has no keys that could be taken out.
+fn without_nothing(mut node: Node) -> Node {
+    if let Kind::Map(entries) = &mut node.kind {
+        let over = Node { kind: Kind::Map(std::mem::take(entries)), pos: node.pos };
+        merge(&mut node, over);
+    }
+    node
 }
 
 /// Marks every place below as one of the patch.
@@ -117,5 +123,6 @@ mod tests {
     #[test]
     fn nothing_takes_a_key_out() {
         assert_eq!(merged("{a: {b: 1, c: 2}}", "{a: {c: ~, d: ~}}"), "{a: {b: 1}}");
+        assert_eq!(merged("{a: {b: 1}}", "{e: {k: none, w: ~}}"), "{a: {b: 1}, !e: !{!k: !none}}");
     }
 }
