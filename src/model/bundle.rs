@@ -10,13 +10,14 @@
 //! A new bundle is written beside the old one and then put in its place. No clock is in it: the same training gives
 //! the same bytes.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tch::{Device, Tensor};
 
-use super::encoder::Checkpoint;
+use super::encoder::{Checkpoint, Encoder};
 use super::folder::write_whole;
 use super::manifest::{BundleManifest, LAYOUT};
 use super::network::Network;
@@ -49,8 +50,30 @@ pub struct BundleParts<'a> {
     pub weights: Vec<(String, Tensor)>,
     /// Fitted baselines.
     pub baselines: &'a Baselines,
-    /// The encoder's checkpoint, copied file by file.
-    pub encoder: Option<&'a Checkpoint>,
+    /// The text encoder, if there is one.
+    pub encoder: Option<EncoderPart<'a>>,
+}
+
+/// The text encoder of a bundle.
+#[derive(Debug, Clone, Copy)]
+pub enum EncoderPart<'a> {
+    /// As it was found: its checkpoint, copied file by file.
+    Found(&'a Checkpoint),
+    /// With weights that it learned.
+    Tuned(&'a Encoder),
+}
+
+impl EncoderPart<'_> {
+    /// Writes it into a folder; gives the SHA-256 of its files.
+    fn write(self, folder: &Path) -> Result<BTreeMap<String, String>> {
+        match self {
+            EncoderPart::Found(checkpoint) => {
+                checkpoint.copy_to(folder)?;
+                checkpoint.hashes()
+            }
+            EncoderPart::Tuned(encoder) => encoder.save(folder),
+        }
+    }
 }
 
 impl Bundle {
@@ -92,8 +115,8 @@ impl Bundle {
                 manifest.files.insert(file.to_owned(), hash::of_file(&new.join(file))?);
             }
             if let Some(encoder) = parts.encoder {
-                encoder.copy_to(&new.join(ENCODER))?;
-                let hashes = encoder.hashes()?.into_iter().map(|(file, hash)| (format!("{ENCODER}/{file}"), hash));
+                let hashes = encoder.write(&new.join(ENCODER))?.into_iter();
+                let hashes = hashes.map(|(file, hash)| (format!("{ENCODER}/{file}"), hash));
                 manifest.files.extend(hashes);
             }
             manifest.name_version();

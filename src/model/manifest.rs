@@ -6,6 +6,7 @@ use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 
 use super::btyd::{BuyTillYouDie, Columns, Extrapolation};
+use super::encoder::Tuned;
 use super::heads::Head;
 use super::network::NetworkShape;
 use crate::error::Problem;
@@ -16,7 +17,7 @@ use crate::training::Evaluation;
 use crate::{Error, Result, hash};
 
 /// The version of the bundle's layout.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// `manifest.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -88,6 +89,8 @@ pub struct TextEntry {
     pub columns: Vec<String>,
     /// Longest text in tokens.
     pub max_length: usize,
+    /// How much of the encoder learned; the network behind it is not counted.
+    pub tuned: Tuned,
 }
 
 /// How a model was trained.

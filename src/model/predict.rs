@@ -79,10 +79,10 @@ impl Predictor {
         let numbers = matrix(&self.preprocess.transform(table)?, table.rows(), self.device)?.f_to_kind(Kind::Double)?;
         let mut texts = Vec::new();
         if let Some(encoder) = &self.encoder {
-            let embedded = embed(encoder, table, self.device)?;
-            let table = embedded.table.f_to_kind(Kind::Double)?;
-            for ids in &embedded.ids {
-                texts.push(table.f_index_select(0, ids)?);
+            let found = Texts::of(table, self.device)?;
+            let vectors = found.embed(encoder)?.f_to_kind(Kind::Double)?;
+            for ids in &found.ids {
+                texts.push(vectors.f_index_select(0, ids)?);
             }
         }
         let members = self.network.shape().members;
@@ -123,37 +123,44 @@ pub fn members_of<'a>(heads: &[Head], raw: &'a [f64], members: usize, row: usize
     of_row.chunks_exact(outputs).map(|member| &member[start..start + heads[head].width()]).collect()
 }
 
-/// The distinct texts of a table, embedded once.
+/// The distinct texts of a table.
 #[derive(Debug)]
-pub struct Embedded {
-    /// [distinct texts + 1, hidden]; the last row, 0, stands for no text.
-    pub table: Tensor,
-    /// Per text column, each row's place in the table.
+pub struct Texts<'a> {
+    /// The texts, column after column.
+    pub distinct: Vec<&'a str>,
+    /// Per text column, each row's place among them; the place behind the last one stands for no text.
     pub ids: Vec<Tensor>,
 }
 
-/// Embeds the text columns of a table.
-pub fn embed(encoder: &Encoder, table: &RawTable, device: Device) -> Result<Embedded> {
-    let _guard = tch::no_grad_guard();
-    let columns: Vec<_> = table
-        .columns()
-        .filter_map(|(_, kind, column)| match column {
-            RawColumn::Words(words) if kind == InputKind::Text => Some(words),
-            _ => None,
-        })
-        .collect();
-    let texts: Vec<&str> = columns.iter().flat_map(|c| c.words().iter().map(String::as_str)).collect();
-    let mut parts = Vec::new();
-    for chunk in texts.chunks(TEXTS_AT_ONCE) {
-        parts.push(encoder.embed(chunk)?);
+impl<'a> Texts<'a> {
+    /// Those of a table's text columns.
+    pub fn of(table: &'a RawTable, device: Device) -> Result<Self> {
+        let columns: Vec<_> = table
+            .columns()
+            .filter_map(|(_, kind, column)| match column {
+                RawColumn::Words(words) if kind == InputKind::Text => Some(words),
+                _ => None,
+            })
+            .collect();
+        let distinct: Vec<&str> = columns.iter().flat_map(|c| c.words().iter().map(String::as_str)).collect();
+        let mut ids = Vec::new();
+        let mut first = 0;
+        for column in columns {
+            let place = |id: &u32| if *id == MISSING { distinct.len() as i64 } else { first + i64::from(*id) };
+            ids.push(Tensor::f_from_slice(&column.ids().iter().map(place).collect::<Vec<_>>())?.f_to_device(device)?);
+            first += column.words().len() as i64;
+        }
+        Ok(Texts { distinct, ids })
     }
-    parts.push(Tensor::f_zeros([1, encoder.hidden_size() as i64], (Kind::Float, device))?);
-    let mut ids = Vec::new();
-    let mut first = 0;
-    for column in columns {
-        let place = |id: &u32| if *id == MISSING { texts.len() as i64 } else { first + i64::from(*id) };
-        ids.push(Tensor::f_from_slice(&column.ids().iter().map(place).collect::<Vec<_>>())?.f_to_device(device)?);
-        first += column.words().len() as i64;
+
+    /// Their vectors [distinct + 1, width]; the last row, 0, stands for no text.
+    pub fn embed(&self, encoder: &Encoder) -> Result<Tensor> {
+        let _guard = tch::no_grad_guard();
+        let mut parts = Vec::new();
+        for chunk in self.distinct.chunks(TEXTS_AT_ONCE) {
+            parts.push(encoder.embed(chunk)?);
+        }
+        parts.push(Tensor::f_zeros([1, encoder.hidden_size() as i64], (Kind::Float, encoder.device()))?);
+        Ok(Tensor::f_cat(&parts, 0)?)
     }
-    Ok(Embedded { table: Tensor::f_cat(&parts, 0)?, ids })
 }

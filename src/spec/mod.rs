@@ -20,6 +20,7 @@ mod raw;
 mod read;
 mod recipe;
 mod schema;
+mod text;
 mod tune;
 mod validate;
 mod values;
@@ -34,6 +35,7 @@ pub use nearest::nearest;
 pub use network::{EmbeddingSpec, Schedule, SeasonSpec};
 pub use outcomes::{OutcomeMetric, OutcomesSpec, ThresholdSpec};
 pub use schema::{json_schema, reference};
+pub use text::{TextClassifierTask, TextSpec};
 pub use tune::{LoraSpec, LoraTarget, TuneSpec};
 
 use node::{Kind, Node, Pos};

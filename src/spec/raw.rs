@@ -204,9 +204,18 @@ pub(super) struct RawText {
     /// Longest text in tokens; the rest is cut. Default: 128.
     #[schemars(range(min = 3, max = 8192), extend("default" = 128))]
     pub max_length: Option<At<u64>>,
+    /// How far the encoder learns with the network.
+    #[schemars(extend("default" = "frozen"))]
+    pub tune: Option<At<ModeOrTune>>,
+    /// The peak of the encoder's step size, which follows the network's schedule: 2e-5 with `tune: full`, 1e-3 with `lora`,
+    /// if nothing is said.
+    pub learning_rate: Option<At<f64>>,
+    /// Each block of the encoder learns with this share of the step size of the block above it.
+    #[schemars(range(min = 0, max = 1), extend("default" = 1.0))]
+    pub layer_decay: Option<At<f64>>,
 }
 
-read_keys!(RawText, "the text inputs": columns, encoder, max_length);
+read_keys!(RawText, "the text inputs": columns, encoder, max_length, tune, learning_rate, layer_decay);
 
 /// One output of the model.
 #[derive(Debug, Serialize, JsonSchema)]

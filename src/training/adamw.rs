@@ -1,5 +1,8 @@
 //! AdamW (Loshchilov, Hutter 2017, arXiv 1711.05101) with clipping by the gradient's norm, over libtorch's optimiser.
 
+use std::sync::PoisonError;
+
+use tch::nn::VarStore;
 use tch::{COptimizer, Kind, Tensor};
 
 use crate::{Error, Result};
@@ -13,6 +16,20 @@ pub struct Parameter {
     pub rate: f64,
     /// The decay: what a step of size 1 takes of it.
     pub weight_decay: f64,
+}
+
+impl Parameter {
+    /// The variables of a store: those of group `decayed` decay.
+    pub fn of_store(store: &VarStore, decayed: usize, weight_decay: f64) -> Vec<Parameter> {
+        let held = store.variables_.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = held.trainable_variables.iter();
+        all.map(|variable| Parameter {
+            variable: variable.tensor.shallow_clone(),
+            rate: 1.0,
+            weight_decay: if variable.group == decayed { weight_decay } else { 0.0 },
+        })
+        .collect()
+    }
 }
 
 /// The optimiser of some variables.

@@ -2,14 +2,13 @@
 //! weights of any one step, above all in the total of what it predicts.
 
 use tch::Tensor;
-use tch::nn::VarStore;
 
 use crate::Result;
 
 /// The share of the mean that a step leaves as it is, at most: it looks back over some hundred steps.
 const KEPT: f64 = 0.99;
 
-/// The mean of a store's variables.
+/// The mean of some variables.
 #[derive(Debug)]
 pub struct RunningMean {
     variables: Vec<Tensor>,
@@ -17,9 +16,8 @@ pub struct RunningMean {
 }
 
 impl RunningMean {
-    /// Of a store, before the first step.
-    pub fn new(store: &VarStore) -> Self {
-        let variables = store.trainable_variables();
+    /// Of these, before the first step.
+    pub fn new(variables: Vec<Tensor>) -> Self {
         let mean = tch::no_grad(|| variables.iter().map(|variable| variable.detach().copy()).collect());
         RunningMean { variables, mean }
     }
@@ -31,6 +29,21 @@ impl RunningMean {
         tch::no_grad(|| {
             for (mean, variable) in self.mean.iter_mut().zip(&self.variables) {
                 let _moved = mean.f_lerp_(variable, moved)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Copies of the variables as they are.
+    pub fn weights(&self) -> Vec<Tensor> {
+        tch::no_grad(|| self.variables.iter().map(|variable| variable.detach().copy()).collect())
+    }
+
+    /// Puts copies of [`RunningMean::weights`] where the variables are.
+    pub fn restore(&mut self, weights: &[Tensor]) -> Result<()> {
+        tch::no_grad(|| {
+            for (variable, saved) in self.variables.iter_mut().zip(weights) {
+                variable.f_copy_(saved)?;
             }
             Ok(())
         })
@@ -51,7 +64,8 @@ impl RunningMean {
 
 #[cfg(test)]
 mod tests {
-    use tch::{Device, nn};
+    use tch::Device;
+    use tch::nn::{self, VarStore};
 
     use super::*;
 
@@ -59,7 +73,7 @@ mod tests {
     fn the_mean_follows_the_weights_and_changes_places_with_them() {
         let store = VarStore::new(Device::Cpu);
         let mut weight = store.root().var("w", &[1], nn::Init::Const(0.0));
-        let mut mean = RunningMean::new(&store);
+        let mut mean = RunningMean::new(store.trainable_variables());
         let mut expected = 0.0;
         for step in 1..=300 {
             let value = step as f64;

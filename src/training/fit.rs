@@ -5,15 +5,17 @@ use std::time::Instant;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
-use tch::nn::OptimizerConfig;
-use tch::{Device, Kind, Tensor, nn};
+use tch::{Device, Kind, Tensor};
 
+use super::adamw::{AdamW, Parameter};
 use super::average::RunningMean;
 use super::losses;
 use super::schedule::{EpochRates, Pace};
+use super::text_vectors::TextVectors;
 use super::watch::{Epoch, Watch};
 use crate::Result;
 use crate::model::device;
+use crate::model::encoder::Mode;
 use crate::model::heads::Head;
 use crate::model::network::{DECAYED, Network, NetworkShape};
 use crate::printer::Progress;
@@ -35,10 +37,8 @@ const SLACK: f64 = 5e-3;
 pub struct Examples {
     /// [n, inputs]
     pub numbers: Tensor,
-    /// Per text column, the row of `embeddings` of each example; the last row stands for no text.
+    /// Per text column, the id of each row's text among the distinct ones; the one behind the last stands for no text.
     pub texts: Vec<Tensor>,
-    /// [distinct texts + 1, text width], the last row 0.
-    pub embeddings: Option<Tensor>,
     /// What the season adds to the raw outputs of each row, [n, outputs].
     pub offsets: Tensor,
     /// Per head, one label per row; NaN where there is none. An mse label is standardised, a softmax label a class number.
@@ -51,23 +51,20 @@ impl Examples {
         self.labels.first().map_or(0, Vec::len)
     }
 
-    fn inputs(&self, rows: &[i64]) -> Result<(Tensor, Vec<Tensor>)> {
+    fn inputs(&self, text: Option<&TextVectors>, rows: &[i64], mode: Mode) -> Result<(Tensor, Vec<Tensor>)> {
         let rows = Tensor::f_from_slice(rows)?.f_to_device(self.numbers.device())?;
-        let mut texts = Vec::with_capacity(self.texts.len());
-        if let Some(embeddings) = &self.embeddings {
-            for ids in &self.texts {
-                texts.push(embeddings.f_index_select(0, &ids.f_index_select(0, &rows)?)?);
-            }
-        }
+        let ids = self.texts.iter().map(|ids| Ok(ids.f_index_select(0, &rows)?)).collect::<Result<Vec<_>>>()?;
+        let texts = text.map(|text| text.of(&ids, mode)).transpose()?.unwrap_or_default();
         Ok((self.numbers.f_index_select(0, &rows)?, texts))
     }
 
     /// The network's raw outputs for all rows, with their offsets: n × members × outputs.
-    pub fn outputs(&self, network: &Network) -> Result<Vec<f64>> {
+    pub fn outputs(&self, network: &Network, text: Option<&TextVectors>) -> Result<Vec<f64>> {
+        let _guard = tch::no_grad_guard();
         let mut all = Vec::with_capacity(self.rows() * network.shape().members * network.shape().outputs);
         let rows: Vec<i64> = (0..self.rows() as i64).collect();
         for chunk in rows.chunks(EVALUATED_AT_ONCE) {
-            let (numbers, texts) = self.inputs(chunk)?;
+            let (numbers, texts) = self.inputs(text, chunk, Mode::Infer)?;
             all.extend(network.outputs(&numbers, &texts)?);
         }
         let offsets = Vec::<f32>::try_from(&self.offsets.f_to_device(Device::Cpu)?.f_view([-1])?)?;
@@ -91,9 +88,6 @@ pub fn offsets(heads: &[Head]) -> (Vec<usize>, usize) {
     }
     (starts, total)
 }
-
-/// Copies of a network's variables by name.
-type Weights = Vec<(String, Tensor)>;
 
 /// What a fit came to.
 #[derive(Debug)]
@@ -121,6 +115,8 @@ pub struct FitOptions<'a> {
     pub pace: Pace<'a>,
     /// What the progress line calls it.
     pub what: &'a str,
+    /// The vectors of the texts, if there are any; an encoder that learns is left with the weights that were chosen.
+    pub text: Option<&'a TextVectors>,
     /// Who hears of every epoch.
     pub watch: &'a dyn Watch,
 }
@@ -140,14 +136,14 @@ pub fn fit(
     let start: Vec<f64> = heads.iter().flat_map(|h| h.start.iter().copied()).collect();
     let mut network = Network::new(shape, options.dropout, &start, examples.numbers.device())?;
     network.place_bins(&examples.numbers)?;
-    let mut optimizer =
-        nn::AdamW { wd: 0.0, ..nn::AdamW::default() }.build(network.store(), options.train.learning_rate)?;
-    optimizer.set_weight_decay_group(DECAYED, options.train.weight_decay);
-
-    let mut mean = RunningMean::new(network.store());
+    let FitOptions { train, text, .. } = options;
+    let mut parameters = Parameter::of_store(network.store(), DECAYED, train.weight_decay);
+    parameters.extend(text.iter().flat_map(|text| text.parameters(train.learning_rate, train.weight_decay)));
+    let mut mean = RunningMean::new(parameters.iter().map(|parameter| parameter.variable.shallow_clone()).collect());
+    let mut optimizer = AdamW::new(parameters, train.clip_norm)?;
     let labels = LabelTensors::new(examples)?;
     let mut order: Vec<i64> = (0..examples.rows() as i64).collect();
-    let mut best: Option<(f64, usize, Weights)> = None;
+    let mut best: Option<(f64, usize, Vec<Tensor>)> = None;
     let slack = SLACK * heads.len() as f64;
     let (mut step, mut rate) = (0, 0.0);
     let mut last_loss = f64::NAN;
@@ -165,17 +161,17 @@ pub fn fit(
         for rows in drawn.chunks(options.train.batch) {
             step += 1;
             rate = full * (step as f64 / WARM_UP_STEPS as f64).min(1.0);
-            optimizer.set_lr(rate);
-            let (numbers, texts) = examples.inputs(rows)?;
+            let (numbers, texts) = examples.inputs(text, rows, Mode::Train)?;
             let loss = labels.loss(heads, options.weights, &network.forward(&numbers, &texts, true)?, rows)?;
-            optimizer.backward_step_clip_norm(&loss, options.train.clip_norm);
+            optimizer.step(&loss, rate)?;
             mean.follow(step)?;
             sum += f64::try_from(&loss.detach())? * rows.len() as f64;
         }
         last_loss = sum / drawn.len().max(1) as f64;
         // Judged, kept and used are the mean weights.
         mean.swap()?;
-        let losses = validation.map(|rows| validation_losses(heads, &network, rows)).transpose()?.unwrap_or_default();
+        let losses = validation.map(|rows| validation_losses(heads, &network, text, rows)).transpose()?;
+        let losses = losses.unwrap_or_default();
         let judged = if validation.is_some() { losses.iter().map(|(_, loss)| loss).sum() } else { last_loss };
         rates.hear(judged);
         options.watch.epoch(&Epoch {
@@ -202,14 +198,14 @@ pub fn fit(
                 }
                 _ => {
                     let least = best.as_ref().map_or(judged, |(least, _, _)| least.min(judged));
-                    best = Some((least, epoch, network.weights()));
+                    best = Some((least, epoch, mean.weights()));
                 }
             }
         }
     }
     match best {
         Some((loss, epochs, weights)) => {
-            network.restore(&weights)?;
+            mean.restore(&weights)?;
             Ok(Fitted { network, epochs, rates: rates.first(epochs), loss })
         }
         None => Ok(Fitted { network, epochs, rates: rates.first(epochs), loss: last_loss }),
@@ -217,8 +213,13 @@ pub fn fit(
 }
 
 /// Each head's name and loss of the members' common prediction.
-fn validation_losses<'a>(heads: &'a [Head], network: &Network, rows: &Examples) -> Result<Vec<(&'a str, f64)>> {
-    let raw = rows.outputs(network)?;
+fn validation_losses<'a>(
+    heads: &'a [Head],
+    network: &Network,
+    text: Option<&TextVectors>,
+    rows: &Examples,
+) -> Result<Vec<(&'a str, f64)>> {
+    let raw = rows.outputs(network, text)?;
     let (starts, outputs) = offsets(heads);
     let members = network.shape().members;
     let losses = heads.iter().zip(&starts).zip(&rows.labels);
@@ -358,7 +359,6 @@ pub(super) mod tests {
         Examples {
             numbers: Tensor::from_slice(&points.concat()).view([-1, 2]),
             texts: Vec::new(),
-            embeddings: None,
             offsets: Tensor::zeros([400, outputs], (Kind::Float, Device::Cpu)),
             labels: vec![points.iter().map(|p| label(p[0])).collect()],
         }
@@ -376,7 +376,8 @@ pub(super) mod tests {
         examples: &Examples,
         validation: Option<&Examples>,
     ) -> Fitted {
-        let options = FitOptions { train, dropout: 0.1, weights: &[1.0], pace, what: "test", watch: &Unwatched };
+        let options =
+            FitOptions { train, dropout: 0.1, weights: &[1.0], pace, what: "test", text: None, watch: &Unwatched };
         let progress = Printer::new(Verbosity::Quiet, Output::Human).progress("training", None);
         fit(&shape(head.width()), std::slice::from_ref(head), examples, validation, options, &progress).unwrap()
     }
@@ -400,7 +401,7 @@ pub(super) mod tests {
         let examples = grid(4, |x| if x > 0.05 { (3.0 * x).exp() } else { 0.0 });
         let head = prepared(Loss::Ziln, &examples);
         let fitted = run(&head, &examples, Some(&examples));
-        let raw = examples.outputs(&fitted.network).unwrap();
+        let raw = examples.outputs(&fitted.network, None).unwrap();
         let value = |row: usize| match head.predict(&[&raw[row * 8..row * 8 + 4], &raw[row * 8 + 4..row * 8 + 8]]) {
             Some(Prediction::Value { mean, .. }) => mean,
             other => panic!("{other:?}"),

@@ -22,6 +22,7 @@ pub mod schedule;
 mod select;
 pub mod snapshots;
 pub mod text_classifier;
+pub mod text_vectors;
 pub mod train;
 pub mod tune;
 pub mod validation;

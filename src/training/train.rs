@@ -7,10 +7,11 @@
 //!    several shops, such a factor counts a drift twice once the model is fitted again on newer rows.
 
 use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 
 use chrono::NaiveDate;
 use serde::Serialize;
-use tch::Device;
+use tch::{Device, Tensor};
 
 use super::baselines::Baselines;
 use super::btyd::Phases;
@@ -21,14 +22,14 @@ use super::gather::{Gathered, gather, nobody, plan};
 use super::schedule::Pace;
 use super::select::split;
 use super::snapshots::SnapshotSource;
+use super::text_vectors::{TextInputs, TextVectors};
 use super::watch::{Unwatched, Watch};
 use crate::model::Bundle;
 use crate::model::bundle::BundleParts;
-use crate::model::encoder::Encoder;
 use crate::model::heads::Head;
-use crate::model::manifest::{BundleManifest, FeatureEntry, LAYOUT, Split, TextEntry, TrainingSummary};
+use crate::model::manifest::{BundleManifest, FeatureEntry, LAYOUT, Split, TrainingSummary};
 use crate::model::network::NetworkShape;
-use crate::model::predict::{Embedded, embed, matrix};
+use crate::model::predict::matrix;
 use crate::model::preprocess::Preprocess;
 use crate::model::season::{self, Season};
 use crate::printer::Printer;
@@ -128,6 +129,7 @@ pub async fn train_watched(
     let heads = room.corrected(&last, &first.corrections, &everything, &dates)?;
     let mut baselines = Baselines::fit(&heads, &room.data, &everything, job.task.train.rfm.as_ref())?;
     let mut notes = notes(&room.data, &last.preprocess, &heads);
+    notes.extend(last.text.as_ref().and_then(TextVectors::note));
     if let Some(models) = &btyd {
         baselines.with_btyd(&models.last, &heads, gatherer.labels(), &room.data, &everything);
         notes.extend(models.notes());
@@ -147,7 +149,7 @@ pub async fn train_watched(
         sql: source.feature_hashes(),
         label_sql: source.label_hashes(),
         horizon_days: plan.horizon_days(source.labels()),
-        text: model.text.as_ref().map(|t| TextEntry { columns: room.text_columns(), max_length: t.max_length }),
+        text: last.text.as_ref().map(|text| text.entry(room.text_columns())),
         network: last.fitted.network.shape().clone(),
         training: TrainingSummary {
             snapshots: dates.all.iter().map(AsOf::date).collect(),
@@ -172,7 +174,7 @@ pub async fn train_watched(
         preprocess: &last.preprocess,
         weights: last.fitted.network.weights(),
         baselines: &baselines,
-        encoder: room.encoder.as_ref().map(Encoder::checkpoint),
+        encoder: last.text.as_ref().map(TextVectors::part),
     };
     let manifest = Bundle::write(&model.bundle, manifest, parts)?;
     Ok(TrainingReport {
@@ -227,8 +229,7 @@ pub(super) struct Room<'a> {
     pub(super) recipe: Recipe<'a>,
     pub(super) data: Dataset,
     heads: Vec<Head>,
-    encoder: Option<Encoder>,
-    embedded: Option<Embedded>,
+    text: Option<Rc<TextInputs>>,
     watch: &'a dyn Watch,
 }
 
@@ -237,6 +238,7 @@ pub(super) struct Trained {
     pub(super) preprocess: Preprocess,
     pub(super) heads: Vec<Head>,
     pub(super) fitted: Fitted,
+    pub(super) text: Option<TextVectors>,
 }
 
 impl<'a> Room<'a> {
@@ -248,12 +250,9 @@ impl<'a> Room<'a> {
         heads: Vec<Head>,
         watch: &'a dyn Watch,
     ) -> Result<Self> {
-        let encoder = match &recipe.model.text {
-            Some(text) => Some(Encoder::load_cut(&text.encoder, job.device, text.max_length)?),
-            None => None,
-        };
-        let embedded = encoder.as_ref().map(|e| embed(e, &data.table, job.device)).transpose()?;
-        Ok(Room { job, recipe, data, heads, encoder, embedded, watch })
+        let text = recipe.model.text.as_ref();
+        let text = text.map(|text| TextInputs::new(text, &data.table, job.device)).transpose()?;
+        Ok(Room { job, recipe, data, heads, text, watch })
     }
 
     /// The text columns in the order of the features, which is that of the inputs.
@@ -272,14 +271,12 @@ impl<'a> Room<'a> {
         rows.iter().for_each(|row| values.extend_from_slice(&all[row * width..(row + 1) * width]));
         let numbers = matrix(&values, rows.len(), device)?;
         let mut texts = Vec::new();
-        let mut embeddings = None;
-        if let Some(embedded) = &self.embedded {
+        if let Some(text) = &self.text {
             let rows: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
-            let rows = tch::Tensor::f_from_slice(&rows)?.f_to_device(device)?;
-            for ids in &embedded.ids {
+            let rows = Tensor::f_from_slice(&rows)?.f_to_device(device)?;
+            for ids in text.ids() {
                 texts.push(ids.f_index_select(0, &rows)?);
             }
-            embeddings = Some(embedded.table.shallow_clone());
         }
         let scaled = |head: &Head, label: f64| match head.loss {
             Loss::Mse => (label - head.scale.0) / head.scale.1,
@@ -294,7 +291,7 @@ impl<'a> Room<'a> {
         let added: Vec<f32> =
             rows.iter().filter_map(|row| season.get(&dates[*row])).flatten().map(|added| *added as f32).collect();
         let offsets = matrix(&added, rows.len(), device)?;
-        Ok(Examples { numbers, texts, embeddings, offsets, labels })
+        Ok(Examples { numbers, texts, offsets, labels })
     }
 
     /// Fits preprocessing and network on `rows` by a recipe; stops early by `validating`, if there are such rows.
@@ -325,8 +322,8 @@ impl<'a> Room<'a> {
             inputs: preprocess.width(),
             numeric: preprocess.numeric(),
             embedding: recipe.model.embedding,
-            texts: self.embedded.as_ref().map_or(0, |e| e.ids.len()),
-            text_width: self.encoder.as_ref().map_or(0, Encoder::hidden_size),
+            texts: self.text.as_ref().map_or(0, |text| text.ids().len()),
+            text_width: self.text.as_ref().map_or(0, |text| text.width()),
             hidden: recipe.model.hidden.clone(),
             outputs,
             constant,
@@ -338,25 +335,29 @@ impl<'a> Room<'a> {
         let examples = self.examples(&preprocess, &heads, rows)?;
         let validation = validating.map(|rows| self.examples(&preprocess, &heads, rows)).transpose()?;
         let weights: Vec<f64> = recipe.model.heads.iter().map(|head| head.weight).collect();
+        let mut text = self.text.as_ref().map(|text| text.vectors(recipe.train.seed)).transpose()?;
         let options = FitOptions {
             train: recipe.train,
             dropout: recipe.model.dropout,
             weights: &weights,
             pace,
             what,
+            text: text.as_ref(),
             watch: self.watch,
         };
         let fitted = fit::fit(&shape, &heads, &examples, validation.as_ref(), options, progress)?;
+        text.as_mut().map(TextVectors::merge).transpose()?;
         if !fitted.loss.is_finite() {
             return Err(Error::user("training diverged: the loss is not finite")
                 .hint("lower `train.learning_rate`, and look for features or labels of absurd size"));
         }
-        Ok(Trained { preprocess, heads, fitted })
+        Ok(Trained { preprocess, heads, fitted, text })
     }
 
     /// A fit's raw outputs for rows, rows × members × outputs, and how many members it has.
     pub(super) fn outputs(&self, trained: &Trained, rows: &[usize]) -> Result<(Vec<f64>, usize)> {
-        let raw = self.examples(&trained.preprocess, &trained.heads, rows)?.outputs(&trained.fitted.network)?;
+        let examples = self.examples(&trained.preprocess, &trained.heads, rows)?;
+        let raw = examples.outputs(&trained.fitted.network, trained.text.as_ref())?;
         Ok((raw, trained.fitted.network.shape().members))
     }
 }

@@ -26,6 +26,7 @@ mod spec;
 mod store;
 mod support;
 mod text_classifier;
+mod text_mixed;
 mod text_tuning;
 mod training;
 mod tune;

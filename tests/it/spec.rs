@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use serde_json::Value;
 use tenure::printer::render_error;
-use tenure::spec::{self, CheckRule, EmbeddingSpec, JobSpec, OnFail, OutcomeMetric, Schedule, Task, ThresholdSpec};
+use tenure::spec::{
+    self, CheckRule, EmbeddingSpec, JobSpec, OnFail, OutcomeMetric, Schedule, Task, ThresholdSpec, TuneSpec,
+};
 
 use crate::support::shop::{assert_exit, tenure};
 
@@ -123,6 +125,8 @@ fn a_job_means_what_it_says() {
     assert_eq!(features, ["orders", "recency"]);
     let model = task.model.unwrap();
     assert_eq!(model.bundle, job.root().join("models/full"));
+    let text = model.text.unwrap();
+    assert_eq!((text.tune, text.learning_rate, text.layer_decay), (TuneSpec::Full, 5e-5, 0.8));
     assert_eq!(model.heads[0].family, Some(("churn".to_owned(), 90)));
     assert_eq!((model.members, model.embedding), (16, EmbeddingSpec::PiecewiseLinear { width: 4, bins: 12 }));
     assert_eq!((task.train.epochs, task.train.batch, task.train.validation_snapshots), (30, 512, 2));
@@ -173,6 +177,9 @@ fn a_text_job_is_read_with_its_tables() {
     let job = spec::load(Path::new("fixtures/specs/valid/text.yaml"), &no_variables).unwrap();
     let Task::TextClassifier(task) = job.task() else { panic!("not a text job") };
     assert_eq!((task.train.as_str(), task.label.as_str(), task.batch), ("train", "category", 16));
+    let TuneSpec::Lora(lora) = &task.tune else { panic!("{:?}", task.tune) };
+    assert_eq!((lora.rank, lora.alpha, lora.targets.len(), lora.dropout), (4, 8.0, 6, 0.05));
+    assert_eq!((task.learning_rate, task.layer_decay), (5e-4, 0.9));
     assert_eq!(job.table("test").unwrap().format, spec::Format::Csv);
     assert!(job.lake().as_str().ends_with("/fixtures/specs/data/banking77/"));
     assert!(job.entity_task().is_err());

@@ -56,6 +56,7 @@ mod tests {
     use tch::{Device, Kind};
 
     use super::*;
+    use crate::model::device;
     use crate::model::encoder::Linear;
 
     fn numbers(shape: &[i64], scale: f64) -> Tensor {
@@ -106,6 +107,7 @@ mod tests {
 
     #[test]
     fn dropout_is_on_in_training_alone() {
+        let _seeded = device::seed(1);
         let (_store, corrections, layer) = layer(&LoraSpec { rank: 2, dropout: 0.9, ..LoraSpec::default() });
         tch::no_grad(|| corrections.variables()["lora_b"].shallow_clone().copy_(&numbers(&[4, 2], 0.9)));
         let x = numbers(&[50, 6], 0.3);

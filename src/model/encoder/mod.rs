@@ -15,6 +15,7 @@ mod lora;
 mod pooling;
 mod tuning;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use tch::nn::VarStore;
@@ -29,6 +30,7 @@ pub use pooling::{Pooling, PoolingMode};
 pub use tuning::{Learner, Tuned, Tuning};
 
 use super::weights;
+use crate::spec::TuneSpec;
 use crate::text::batching::{Budget, distinct, plan};
 use crate::text::{EmbeddingCache, Tokenizer};
 use crate::{Error, Result};
@@ -112,7 +114,8 @@ impl Encoder {
         let _guard = tch::no_grad_guard();
         let (texts, which) = distinct(texts);
         let tokens = self.tokenizer.encode(&texts)?;
-        let rows = self.embed_tokens(&tokens)?;
+        let rows: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
+        let rows = self.embed_tokens(&rows, Mode::Infer)?;
         if texts.len() == which.len() {
             return Ok(rows);
         }
@@ -145,21 +148,45 @@ impl Encoder {
         Ok(rows.f_index_select(0, &Tensor::f_from_slice(&which)?)?.f_to_device(self.device())?)
     }
 
-    fn embed_tokens(&self, tokens: &[Vec<u32>]) -> Result<Tensor> {
+    /// How many numbers it consists of.
+    pub fn parameters(&self) -> u64 {
+        self.store.variables().values().map(|variable| variable.numel() as u64).sum()
+    }
+
+    /// Begins to learn. What it learns by corrections is in its weights once [`Encoder::merge`] was called.
+    pub fn tune(&mut self, spec: &TuneSpec, seed: u64) -> Result<Tuning> {
+        Tuning::begin(&mut self.model, &self.store, spec, seed)
+    }
+
+    /// Puts into the weights what was learned by corrections; the embeddings stay.
+    pub fn merge(&mut self) -> Result<()> {
+        self.model.merge()
+    }
+
+    /// Writes a checkpoint with the weights as they are now; gives the SHA-256 of its files.
+    pub fn save(&self, folder: &Path) -> Result<BTreeMap<String, String>> {
+        self.checkpoint.copy_without_weights(folder)?;
+        weights::save(&weights::variables(&self.store), &folder.join("model.safetensors"))?;
+        Checkpoint::open(folder)?.hashes()
+    }
+
+    /// One embedding per row of token ids, [rows, width] in f32 on the device, in the order of the rows. Every row must have
+    /// a token. In training there is dropout, and gradients go back into the weights.
+    pub fn embed_tokens(&self, tokens: &[&[u32]], mode: Mode) -> Result<Tensor> {
         let (width, device) = (self.model.config().hidden, self.device());
         if tokens.is_empty() {
             return Ok(Tensor::f_zeros([0, width], (Kind::Float, device))?);
         }
-        let lengths: Vec<usize> = tokens.iter().map(Vec::len).collect();
+        let lengths: Vec<usize> = tokens.iter().map(|row| row.len()).collect();
         let batches = plan(&lengths, self.budget);
         let mut pooled = Vec::with_capacity(batches.len());
         let mut place = vec![0i64; tokens.len()];
         let mut next = 0;
         for batch in &batches {
-            let rows: Vec<&[u32]> = batch.iter().map(|&row| tokens[row].as_slice()).collect();
+            let rows: Vec<&[u32]> = batch.iter().map(|&row| tokens[row]).collect();
             pooled.push(match self.form {
-                Form::Padded => self.embed_padded(&rows)?,
-                Form::Unpadded => self.embed_unpadded(&rows)?,
+                Form::Padded => self.embed_padded(&rows, mode)?,
+                Form::Unpadded => self.embed_unpadded(&rows, mode)?,
             });
             for &row in batch {
                 place[row] = next;
@@ -170,15 +197,15 @@ impl Encoder {
         Ok(sorted.f_index_select(0, &Tensor::f_from_slice(&place)?.f_to_device(device)?)?)
     }
 
-    fn embed_padded(&self, rows: &[&[u32]]) -> Result<Tensor> {
+    fn embed_padded(&self, rows: &[&[u32]], mode: Mode) -> Result<Tensor> {
         let input = Padded::new(rows, self.model.config().pad_token, self.device())?;
-        let hidden = self.model.forward(&input.ids, input.mask.as_ref(), Mode::Infer)?;
+        let hidden = self.model.forward(&input.ids, input.mask.as_ref(), mode)?;
         self.pooling.apply(&hidden, input.mask.as_ref())
     }
 
-    fn embed_unpadded(&self, rows: &[&[u32]]) -> Result<Tensor> {
+    fn embed_unpadded(&self, rows: &[&[u32]], mode: Mode) -> Result<Tensor> {
         let input = Unpadded::new(rows, self.device())?;
-        let hidden = self.model.forward_unpadded(&input, Mode::Infer)?;
+        let hidden = self.model.forward_unpadded(&input, mode)?;
         let pooled = input.groups.iter().map(|group| self.pooling.apply(&group.of(&hidden)?, None));
         Ok(Tensor::f_cat(&pooled.collect::<Result<Vec<_>>>()?, 0)?)
     }

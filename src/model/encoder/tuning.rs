@@ -43,9 +43,9 @@ pub struct Learner {
 pub struct Tuned {
     /// `frozen`, `lora` or `full`.
     pub mode: String,
-    /// Numbers that learned: corrections or the encoder's own, and all that stands behind the encoder.
+    /// Numbers that learned: the encoder's own or those of its corrections, and a classifier's head.
     pub trainable: u64,
-    /// Numbers of the network in use: what `full` trains.
+    /// Numbers that score: what `full` trains.
     pub parameters: u64,
 }
 
@@ -91,6 +91,13 @@ impl Tuning {
             trainable: self.learners().iter().map(|learner| count(learner.variable.numel())).sum(),
             parameters: self.variables.values().map(|variable| count(variable.numel())).sum(),
         }
+    }
+}
+
+impl Tuned {
+    /// An encoder of so many parameters that does not learn, what stands behind it not counted.
+    pub fn frozen(parameters: u64) -> Self {
+        Tuned { mode: "frozen".into(), trainable: 0, parameters }
     }
 }
 

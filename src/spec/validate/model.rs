@@ -10,8 +10,11 @@ use crate::spec::problems::Problems;
 use crate::spec::raw::{RawBtyd, RawEmbedding, RawHead, RawModel, RawSnapshots, RawText, RawTrain};
 use crate::spec::read::At;
 use crate::spec::recipe;
+use crate::spec::text::TextSpec;
+use crate::spec::tune::TuneSpec;
 use crate::spec::values::{Days, EmbeddingName, LossName};
 
+use super::tune::{layer_decay, tune};
 use super::{checked, count, not_negative, positive};
 
 /// Checks the model; `key` is the entity's key column.
@@ -82,7 +85,19 @@ fn text(raw: &RawText, root: &Root, problems: &mut Problems) -> Option<TextSpec>
         columns.push(column.clone());
     }
     let max_length = max_length(&raw.max_length, problems);
-    Some(TextSpec { columns, encoder: root.join(raw.encoder.get()?), max_length })
+    let tune = tune(&raw.tune, TuneSpec::Frozen, problems);
+    if let (Some(at), TuneSpec::Frozen) = (&raw.learning_rate, &tune) {
+        let hint = "remove it (the network's is `train.learning_rate`), or let the encoder learn: `tune: lora`";
+        problems.add(at.key, "`learning_rate` has no meaning for a frozen encoder", hint);
+    }
+    Some(TextSpec {
+        columns,
+        encoder: root.join(raw.encoder.get()?),
+        max_length,
+        learning_rate: positive(&raw.learning_rate, tune.learning_rate(), problems),
+        layer_decay: layer_decay(&raw.layer_decay, &tune, problems),
+        tune,
+    })
 }
 
 /// The longest text in tokens.

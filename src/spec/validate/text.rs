@@ -5,6 +5,7 @@ use crate::spec::paths::Root;
 use crate::spec::problems::Problems;
 use crate::spec::raw::RawTextClassifier;
 use crate::spec::read::At;
+use crate::spec::text::TextClassifierTask;
 use crate::spec::tune::TuneSpec;
 
 use super::model::max_length;

@@ -86,7 +86,8 @@ impl<'a> Trainer<'a> {
         let Parts { training, stopping, choosing, .. } = &self.parts;
         let trained = self.room.fit(recipe, training, Some(stopping), Pace::Search, "trial", &self.progress)?;
         let examples = self.room.examples(&trained.preprocess, &trained.heads, &self.rows)?;
-        let (raw, members) = (examples.outputs(&trained.fitted.network)?, trained.fitted.network.shape().members);
+        let raw = examples.outputs(&trained.fitted.network, trained.text.as_ref())?;
+        let members = trained.fitted.network.shape().members;
         let (starts, outputs) = offsets(&trained.heads);
         let heads = trained.heads.iter().zip(starts).zip(&examples.labels);
         let of = |((head, start), labels): ((&Head, usize), &Vec<f32>)| {

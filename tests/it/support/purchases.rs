@@ -164,7 +164,7 @@ fn labels() -> Vec<LabelInfo> {
     ]
 }
 
-fn column(field: &Field) -> FeatureColumn {
+pub fn column(field: &Field) -> FeatureColumn {
     FeatureColumn {
         name: field.name().clone(),
         data_type: field.data_type().clone(),
