@@ -55,7 +55,7 @@ impl TextInputs {
         }
         let mut encoder = Encoder::load_cut(&self.spec.encoder, self.encoder.device(), self.spec.max_length)?;
         let tuning = encoder.tune(&self.spec.tune, seed)?;
-        Ok(TextVectors::Learning(LearningEncoder { inputs, encoder, tuning }))
+        Ok(TextVectors::Learning(Box::new(LearningEncoder { inputs, encoder, tuning })))
     }
 }
 
@@ -70,7 +70,7 @@ pub enum TextVectors {
         table: Tensor,
     },
     /// An encoder that learns.
-    Learning(LearningEncoder),
+    Learning(Box<LearningEncoder>),
 }
 
 /// An encoder that learns, beside the one that it began as.
@@ -96,7 +96,8 @@ impl LearningEncoder {
 impl TextVectors {
     /// What of the encoder learns, beside a network that learns at `learning_rate`.
     pub fn parameters(&self, learning_rate: f64, weight_decay: f64) -> Vec<Parameter> {
-        let TextVectors::Learning(LearningEncoder { inputs, tuning, .. }) = self else { return Vec::new() };
+        let TextVectors::Learning(learning) = self else { return Vec::new() };
+        let LearningEncoder { inputs, tuning, .. } = learning.as_ref();
         let parameter = |learner: Learner| {
             let depth = i32::try_from(learner.above).unwrap_or(i32::MAX);
             Parameter {
@@ -146,7 +147,10 @@ impl TextVectors {
 
     /// What a manifest says of it.
     pub fn entry(&self, columns: Vec<String>) -> TextEntry {
-        let (TextVectors::Stored { inputs, .. } | TextVectors::Learning(LearningEncoder { inputs, .. })) = self;
+        let inputs = match self {
+            TextVectors::Stored { inputs, .. } => inputs,
+            TextVectors::Learning(learning) => &learning.inputs,
+        };
         TextEntry { columns, max_length: inputs.spec.max_length, tuned: self.tuned() }
     }
 

@@ -152,28 +152,26 @@ mod tests {
             label: "spend".into(),
             loss: Loss::Ziln,
             family: Some(("ltv".into(), 90)),
+            weight: 1.0,
             place: Place::file("job.yaml"),
         };
         let shares = Polyline::through([[0.2, 0.1], [0.6, 0.5], [0.95, 0.9]]);
         let quantiles = Some(QuantileLevels { shares, shift: [0.0; 2], rows: 500 });
         let calibration = Calibration { quantiles, ..Calibration::default() };
         let short = Head { cap: 20.0, calibration, ..Head::new(&spec) };
-        let stretch = Stretch { value: 2.5, logit: -1.0 };
-        let extrapolation = Extrapolation {
-            head: "ltv_270d".into(),
-            days: 270,
-            from: "ltv_90d".into(),
-            from_days: 90,
-            typical: stretch,
-        };
-        let raw = [0.3, 2.0, 0.5];
+        let stretch = Stretch { value: 2.5, power: 1.8 };
+        let extrapolation =
+            Extrapolation { head: "ltv_270d".into(), days: 270, from: "ltv_90d".into(), from_days: 90, stretch };
+        let raw = [0.3, 2.0, 0.5, 0.2];
         let said = short.predict(&[&raw]).unwrap();
-        let Prediction::Value { mean, zero, quantiles } = extrapolation.prediction(&short, &said, &[&raw], stretch)
-        else {
+        let Prediction::Value { mean, zero, quantiles } = extrapolation.prediction(&short, &said, &[&raw]) else {
             panic!("no value")
         };
         let long = stretched(&Ziln::of_raw(&raw), stretch);
-        assert!((mean - 2.5 * said.point()).abs() < 1e-12 && (mean - long.mean(20.0)).abs() < 1e-9);
+        assert!((mean - 2.5 * said.point()).abs() < 1e-12);
+        // The distribution's own mean grows alike.
+        assert!((long.mean(20.0) - 2.5 * Ziln::of_raw(&raw).mean(20.0)).abs() < 1e-9);
+        assert!(((1.0 - long.p) - (1.0 - Ziln::of_raw(&raw).p).powf(1.8)).abs() < 1e-12);
         let line = Polyline::through([[0.2, 0.1], [0.6, 0.5], [0.95, 0.9]]);
         assert_eq!(zero, line.at(1.0 - long.p));
         let levels = [0.2, 0.6, 0.95];
