@@ -123,6 +123,6 @@ mod tests {
     #[test]
     fn nothing_takes_a_key_out() {
         assert_eq!(merged("{a: {b: 1, c: 2}}", "{a: {c: ~, d: ~}}"), "{a: {b: 1}}");
-        assert_eq!(merged("{a: {b: 1}}", "{e: {k: none, w: ~}}"), "{a: {b: 1}, !e: !{!k: !none}}");
+        assert_eq!(merged("{a: {b: 1}}", "{e: {k: none, w: ~}}"), "{a: {b: 1}, e: !{k: !none}}");
     }
 }

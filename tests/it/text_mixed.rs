@@ -175,15 +175,16 @@ async fn a_row_alone_scores_as_in_a_batch_with_what_the_encoder_learned() {
 }
 
 #[tokio::test]
-async fn the_same_seed_tunes_the_same_bundle() {
+async fn the_same_seed_tunes_to_the_same_loss() {
     let dir = tempfile::tempdir().unwrap();
-    let mut bundles = Vec::new();
+    let mut losses = Vec::new();
     for name in ["one", "two"] {
         let mut task = task(&dir.path().join(name), text(lora(), 1e-2));
         task.train.epochs = 2;
-        bundles.push(train(&Letters::new(), &task, after(200)).await.unwrap().model_version);
+        losses.push(train(&Letters::new(), &task, after(200)).await.unwrap().training.validation_loss);
     }
-    assert_eq!(bundles[0], bundles[1]);
+    // Other tests change the number of threads meanwhile, and with it the order of sums.
+    assert!((losses[0] - losses[1]).abs() < 1e-3, "{losses:?}");
 }
 
 #[tokio::test]
