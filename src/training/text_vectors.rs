@@ -109,7 +109,7 @@ impl TextVectors {
         tuning.learners().into_iter().map(parameter).collect()
     }
 
-    /// The vectors of texts: for each column of ids [rows] one [rows, width].
+    /// The vectors of texts: for each column of ids `[rows]` one [rows, width].
     pub fn of(&self, columns: &[Tensor], mode: Mode) -> Result<Vec<Tensor>> {
         let learning = match self {
             TextVectors::Stored { table, .. } => {
