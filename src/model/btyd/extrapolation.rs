@@ -3,8 +3,8 @@
 //!
 //! Values grow by one ratio and the probability of no purchase falls by one power, so the level and the order of customers are
 //! the learned head's, and only the shape in time is the parametric model's. Stretching each customer by its own ratio was
-//! measured and left out: it gives the order back to a model that ranks worse. So was a season of the long window, and a
-//! correction by the decay that past snapshots show: neither came nearer to what happened.
+//! measured and left out: it ranks churn worse and values no better. So was a season of the long window, and a correction by
+//! the decay that past snapshots show: neither came nearer to what happened.
 
 use serde::{Deserialize, Serialize};
 
