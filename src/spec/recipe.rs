@@ -21,7 +21,7 @@ pub(super) const EPOCHS: u64 = 12;
 /// Rows per step.
 pub(super) const BATCH: u64 = 512;
 /// AdamW's peak step size.
-pub(super) const LEARNING_RATE: f64 = 2e-3;
+pub(super) const LEARNING_RATE: f64 = 1e-3;
 /// AdamW's decoupled decay.
 pub(super) const WEIGHT_DECAY: f64 = 1e-2;
 /// The gradient's greatest norm.
