@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Fine-tuning on banking77 beside `transformers`, with the same recipe in one run.
 
-    make bench-text                                        everything (the better part of an hour on two cores)
+    make bench-text                                        everything (long on two cores)
     make bench-text BENCH_OPTIONS='--rows 2000 --epochs 2'   a quick look
 
 The recipe is that of `jobs/review_intent.yaml`: AdamW at a peak of 2e-5 after a linear warm-up, then linear to 0, no decay
