@@ -151,7 +151,10 @@ impl Bundle {
     /// Its network on a device, ready to score.
     pub fn network(&self, device: Device) -> Result<Network> {
         let start = vec![0.0; self.manifest.network.outputs];
+        // A new network draws weights, only to be overwritten; a training beside it in the process keeps its own random numbers.
+        let seeded = super::device::seed(0);
         let network = Network::new(&self.manifest.network, 0.0, &start, device)?;
+        drop(seeded);
         weights::load(network.store(), &self.folder.join(WEIGHTS), &weights::Tolerated::NOTHING)?;
         Ok(network.for_scoring())
     }
