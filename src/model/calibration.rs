@@ -8,6 +8,11 @@ use super::heads::{QUANTILES, Ziln, sigmoid};
 /// Probabilities are kept this far from 0 and 1 before their log-odds are taken.
 pub const EDGE: f64 = 1e-9;
 
+/// A level is off by at most so much, in log-odds.
+const FARTHEST: f64 = 20.0;
+/// Steps of the search for it.
+const HALVINGS: usize = 50;
+
 /// The corrections of one head, fitted on rows that the model had not seen; nothing where there were too few of them.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Calibration {
@@ -198,6 +203,18 @@ pub fn logit(p: f64) -> f64 {
     (p / (1.0 - p)).ln()
 }
 
+/// How far all log-odds have to move for the probabilities to add up to `total`, which lies between 0 and their number.
+pub fn shift_to(total: f64, probabilities: impl Iterator<Item = f64>) -> f64 {
+    let log_odds: Vec<f64> = probabilities.map(logit).collect();
+    let (mut low, mut high) = (-FARTHEST, FARTHEST);
+    for _ in 0..HALVINGS {
+        let middle = (low + high) / 2.0;
+        let sum: f64 = log_odds.iter().map(|z| sigmoid(z + middle)).sum();
+        if sum < total { low = middle } else { high = middle }
+    }
+    (low + high) / 2.0
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -261,5 +278,14 @@ mod tests {
     fn platt_maps_log_odds() {
         let curve = Curve::Platt { slope: 2.0, intercept: -0.5 };
         assert!((logit(curve.of(0.7)) - (2.0 * logit(0.7) - 0.5)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_shift_moves_the_sum_of_probabilities_to_the_total() {
+        let p = [0.1, 0.5, 0.9, 1.0, 0.0];
+        let shift = shift_to(3.0, p.into_iter());
+        let sum: f64 = p.iter().map(|p| sigmoid(logit(*p) + shift)).sum();
+        assert!((sum - 3.0).abs() < 1e-9, "{sum}");
+        assert!(shift_to(2.5, p.into_iter()).abs() < 1e-9);
     }
 }

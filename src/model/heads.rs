@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::calibration::Calibration;
+use super::calibration::{Calibration, logit};
 use super::preprocess::{normal_cdf, normal_quantile};
-use super::season::Season;
+use super::rfm::RfmShare;
+use super::season::{self, Season};
 use crate::spec::{HeadSpec, Loss};
 
 /// The serde form of [`Loss`].
@@ -43,6 +44,9 @@ pub struct Head {
     /// How the course of the year moves it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub season: Option<Season>,
+    /// What it takes from the RFM regression.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rfm: Option<RfmShare>,
     /// Values too small to be told apart, if that was found to help.
     pub floor: Option<ValueFloor>,
 }
@@ -109,6 +113,12 @@ impl Ziln {
         self.p * (self.mu + self.sigma * self.sigma / 2.0).min(cap).exp()
     }
 
+    /// Where the expected value is exp(`shift`) times what it is, and the log-odds of a value above 0 move by `shift`.
+    pub fn in_season(&self, shift: f64) -> Ziln {
+        let logit = logit(self.p);
+        Ziln { p: sigmoid(logit + shift), mu: self.mu + season::of_buyers(logit, shift), sigma: self.sigma }
+    }
+
     /// The quantile at level `q`: 0 where it falls into the zero mass, and at most exp(cap).
     pub fn quantile(&self, q: f64, cap: f64) -> f64 {
         let inside = (q - (1.0 - self.p)) / self.p;
@@ -153,6 +163,7 @@ impl Head {
             start: Vec::new(),
             calibration: Calibration::default(),
             season: None,
+            rfm: None,
             floor: None,
         }
     }

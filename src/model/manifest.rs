@@ -9,6 +9,7 @@ use super::btyd::{BuyTillYouDie, Columns, Extrapolation};
 use super::encoder::Tuned;
 use super::heads::Head;
 use super::network::NetworkShape;
+use super::rfm::Rfm;
 use crate::error::Problem;
 use crate::features::FeatureColumn;
 use crate::spec::nearest::nearest_name;
@@ -17,7 +18,7 @@ use crate::training::Evaluation;
 use crate::{Error, Result, hash};
 
 /// The version of the bundle's layout.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// `manifest.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,6 +51,9 @@ pub struct BundleManifest {
     pub text: Option<TextEntry>,
     /// The network's shape.
     pub network: NetworkShape,
+    /// The regression on recency, frequency and monetary value, if a head has a share of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rfm: Option<Rfm>,
     /// Buy-till-you-die models, if the job has the columns for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub btyd: Option<BuyTillYouDie>,

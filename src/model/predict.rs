@@ -10,6 +10,7 @@ use super::heads::{Head, Prediction, make_monotone};
 use super::manifest::BundleManifest;
 use super::network::Network;
 use super::preprocess::{InputKind, MISSING, Preprocess, RawColumn, RawTable};
+use super::rfm::Rfm;
 use super::season;
 use crate::Result;
 
@@ -23,6 +24,7 @@ pub struct Predictor {
     trained: Vec<Head>,
     btyd: Option<BuyTillYouDie>,
     stretcher: Option<Stretcher>,
+    rfm: Option<Rfm>,
     preprocess: Preprocess,
     network: Network,
     encoder: Option<Encoder>,
@@ -36,12 +38,13 @@ impl Predictor {
             (Some(folder), Some(text)) => Some(Encoder::load_cut(&folder, device, text.max_length)?),
             _ => None,
         };
-        let BundleManifest { heads, btyd, extrapolations, .. } = bundle.manifest();
+        let BundleManifest { heads, btyd, extrapolations, rfm, .. } = bundle.manifest();
         Ok(Predictor {
             heads: heads.clone(),
             trained: extrapolation::trained(heads, extrapolations),
             btyd: btyd.clone(),
             stretcher: (!extrapolations.is_empty()).then(|| Stretcher::new(heads, extrapolations)),
+            rfm: rfm.clone(),
             preprocess: bundle.preprocess().clone(),
             network: bundle.network(device)?,
             encoder,
@@ -58,7 +61,13 @@ impl Predictor {
     pub fn table(&self) -> RawTable {
         let derived = self.btyd.as_ref().map_or_else(Vec::new, BuyTillYouDie::names);
         let features = self.preprocess.inputs().iter().filter(|input| !derived.contains(&input.name));
-        RawTable::new(features.map(|i| (i.name.clone(), i.kind)).collect())
+        let mut columns: Vec<_> = features.map(|i| (i.name.clone(), i.kind)).collect();
+        for name in self.rfm.iter().flat_map(|rfm| rfm.columns()) {
+            if columns.iter().all(|(known, _)| known != name) {
+                columns.push((name.clone(), InputKind::Number));
+            }
+        }
+        RawTable::new(columns)
     }
 
     /// One prediction per head for every row; `None` for a row of which one output is not finite.
@@ -69,11 +78,11 @@ impl Predictor {
         let (predicted, raw) = self.of_inputs(&extended)?;
         match &self.stretcher {
             None => Ok(predicted),
-            Some(stretcher) => Ok(stretcher.extend(predicted, &raw)),
+            Some(stretcher) => Ok(stretcher.extend(predicted, &raw, table.dates())),
         }
     }
 
-    /// Predictions of the trained heads, and the network's raw outputs with the season in them.
+    /// Predictions of the trained heads, and the raw outputs behind them, with the regression and the season in them.
     #[allow(clippy::type_complexity)]
     fn of_inputs(&self, table: &RawTable) -> Result<(Vec<Option<Vec<Prediction>>>, Vec<f64>)> {
         let numbers = matrix(&self.preprocess.transform(table)?, table.rows(), self.device)?.f_to_kind(Kind::Double)?;
@@ -87,6 +96,9 @@ impl Predictor {
         }
         let members = self.network.shape().members;
         let mut raw = self.network.outputs(&numbers, &texts)?;
+        if let Some(rfm) = &self.rfm {
+            rfm.join(&self.trained, &mut raw, members, table, 0..table.rows())?;
+        }
         season::apply(&self.trained, &mut raw, members, table.dates());
         Ok((predictions(&self.trained, &raw, members), raw))
     }

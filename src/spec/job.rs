@@ -393,6 +393,8 @@ pub struct RfmSpec {
     pub frequency: String,
     /// Mean value of a purchase.
     pub monetary: String,
+    /// The regression's part of what is published, from 0 to below 1.
+    pub share: f64,
     /// Where it stands.
     pub place: Place,
 }

@@ -293,7 +293,7 @@ pub(super) struct RawTrain {
     /// The seed of every random choice. Default: 0.
     #[schemars(extend("default" = 0))]
     pub seed: Option<At<u64>>,
-    /// The features behind the RFM baseline; without them that baseline is left out.
+    /// The features behind the RFM regression; without them it is left out.
     pub rfm: Option<At<RawRfm>>,
 }
 
@@ -317,7 +317,8 @@ pub(super) struct RawSnapshots {
 
 read_keys!(RawSnapshots, "the snapshots": every, count, warmup);
 
-/// Feature columns that stand for recency, frequency and monetary value.
+/// Feature columns that stand for recency, frequency and monetary value, for a regression that is a baseline and a steady
+/// companion of the network.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "Rfm")]
 pub(super) struct RawRfm {
@@ -327,9 +328,13 @@ pub(super) struct RawRfm {
     pub frequency: At<String>,
     /// Mean value of a purchase.
     pub monetary: At<String>,
+    /// The regression's part, from 0 to below 1, of the log-odds and log values that are published beside the network's; a head
+    /// whose validation loss rises with it takes nothing. 0: it is a baseline alone.
+    #[schemars(extend("default" = recipe::RFM_SHARE))]
+    pub share: Option<At<f64>>,
 }
 
-read_keys!(RawRfm, "the RFM baseline": recency, frequency, monetary);
+read_keys!(RawRfm, "the RFM regression": recency, frequency, monetary, share);
 
 /// Lifecycle stages and value tiers.
 #[derive(Debug, Serialize, JsonSchema)]

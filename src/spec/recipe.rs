@@ -21,13 +21,15 @@ pub(super) const EPOCHS: u64 = 12;
 /// Rows per step.
 pub(super) const BATCH: u64 = 512;
 /// AdamW's peak step size.
-pub(super) const LEARNING_RATE: f64 = 1e-3;
+pub(super) const LEARNING_RATE: f64 = 2e-3;
 /// AdamW's decoupled decay.
 pub(super) const WEIGHT_DECAY: f64 = 1e-2;
 /// The gradient's greatest norm.
 pub(super) const CLIP_NORM: f64 = 1.0;
 /// How the step size moves.
 pub(super) const SCHEDULE: Schedule = Schedule::Cosine;
+/// The part of the RFM regression beside the network.
+pub(super) const RFM_SHARE: f64 = 0.4;
 /// What is known of the course of a year.
 pub(super) const SEASON: SeasonSpec = SeasonSpec::Retail;
 /// Epochs without a better validation loss before training stops.

@@ -1,31 +1,25 @@
 //! What a simple rule would say, for the same customers: the bar that a model has to pass.
 //!
-//! Persistence: the next window will be like the last one. RFM: logistic regression, and Gamma regression for the value of
-//! those who buy, on recency, frequency and monetary value. Both are fitted on the training snapshots alone. BTYD: the job's
-//! buy-till-you-die models, if it has the columns for them.
+//! Persistence: the next window will be like the last one. RFM: regression on recency, frequency and monetary value. Both are
+//! fitted on the training snapshots alone. BTYD: the job's buy-till-you-die models, if it has the columns for them.
 
 use serde::{Deserialize, Serialize};
 
 use super::dataset::Dataset;
-use super::glm::{Family, Glm, Splines};
 use super::metrics;
 use super::snapshots::LabelInfo;
+use crate::Result;
 use crate::model::btyd::{BuyTillYouDie, Customer, Extrapolation, no_order_name};
 use crate::model::heads::Head;
 use crate::model::preprocess::{RawColumn, RawTable};
-use crate::spec::{Loss, RfmSpec};
-use crate::{Error, Result};
-
-/// Ridge of the logistic regression, on the sum over rows.
-const LOGISTIC_RIDGE: f64 = 1.0;
-/// Ridge of the Gamma regression, per row.
-const GAMMA_RIDGE: f64 = 0.01;
+use crate::model::rfm::Rfm;
+use crate::spec::Loss;
 
 /// Fitted baselines of all heads, in their order.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Baselines {
     heads: Vec<HeadBaselines>,
-    rfm_columns: Option<[String; 3]>,
+    rfm: Option<Rfm>,
     btyd: Option<BuyTillYouDie>,
 }
 
@@ -34,7 +28,6 @@ struct HeadBaselines {
     name: String,
     /// bce: how often the label is 1 where it was 0 one window before, and where it was 1.
     rates: Option<[f64; 2]>,
-    rfm: Option<Rfm>,
     btyd: Option<BtydScore>,
 }
 
@@ -48,42 +41,14 @@ enum BtydScore {
     Spend(u32),
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Rfm {
-    splines: Splines,
-    chance: Glm,
-    /// ziln: the value of those who have one, and its greatest sensible size.
-    value: Option<(Splines, Glm, f64)>,
-}
-
 impl Baselines {
-    /// Fits the baselines of every head on the rows given.
-    pub fn fit(heads: &[Head], data: &Dataset, rows: &[usize], rfm: Option<&RfmSpec>) -> Result<Self> {
-        let rfm_columns = rfm.map(|r| [r.recency.clone(), r.frequency.clone(), r.monetary.clone()]);
-        if let (Some(spec), Some(columns)) = (rfm, &rfm_columns) {
-            for column in columns {
-                if !matches!(data.table.column(column), Some(RawColumn::Number(_))) {
-                    let error = Error::user(format!(
-                        "the RFM baseline needs `{column}`, which is no number among the features"
-                    ));
-                    return Err(error.at(spec.place.clone()));
-                }
-            }
-        }
-        let inputs = match &rfm_columns {
-            Some(columns) => rfm_inputs(&data.table, columns)?,
-            None => Vec::new(),
-        };
-        let mut fitted = Vec::new();
-        for (i, head) in heads.iter().enumerate() {
+    /// Fits the baselines of every head on the rows given, on which `rfm` was fitted as well.
+    pub fn fit(heads: &[Head], data: &Dataset, rows: &[usize], rfm: Option<&Rfm>) -> Self {
+        let of = |(i, head): (usize, &Head)| {
             let rates = (head.loss == Loss::Bce).then(|| rates(&data.labels[i], &data.previous[i], rows));
-            let rfm = match rfm_columns {
-                Some(_) => Rfm::fit(head, &inputs, &data.labels[i], rows)?,
-                None => None,
-            };
-            fitted.push(HeadBaselines { name: head.name.clone(), rates, rfm, btyd: None });
-        }
-        Ok(Baselines { heads: fitted, rfm_columns, btyd: None })
+            HeadBaselines { name: head.name.clone(), rates, btyd: None }
+        };
+        Baselines { heads: heads.iter().enumerate().map(of).collect(), rfm: rfm.cloned(), btyd: None }
     }
 
     /// Adds what buy-till-you-die models say: of a value, its expectation; of a probability, that of no purchase, where the
@@ -125,7 +90,7 @@ impl Baselines {
         };
         for e in extrapolations {
             let from = fitted.iter().find(|head| head.name == e.from).and_then(|head| head.btyd);
-            fitted.push(HeadBaselines { name: e.head.clone(), rates: None, rfm: None, btyd: stretched(e, from) });
+            fitted.push(HeadBaselines { name: e.head.clone(), rates: None, btyd: stretched(e, from) });
         }
         fitted.sort_by_key(|fitted| heads.iter().position(|head| head.name == fitted.name));
         self.heads = fitted;
@@ -158,57 +123,9 @@ impl Baselines {
     }
 
     /// What the RFM regression says for a head, for every row of the table.
-    pub fn rfm(&self, head: usize, table: &RawTable) -> Result<Option<Vec<f64>>> {
-        let (Some(columns), Some(Some(rfm))) = (&self.rfm_columns, self.heads.get(head).map(|h| &h.rfm)) else {
-            return Ok(None);
-        };
-        Ok(Some(rfm_inputs(table, columns)?.iter().map(|row| rfm.predict(row)).collect()))
+    pub fn rfm(&self, head: &Head, table: &RawTable) -> Result<Option<Vec<f64>>> {
+        self.rfm.as_ref().map_or(Ok(None), |rfm| rfm.predict(head, table))
     }
-}
-
-impl Rfm {
-    fn fit(head: &Head, inputs: &[Vec<f64>], labels: &[f64], rows: &[usize]) -> Result<Option<Self>> {
-        let known: Vec<usize> = rows.iter().copied().filter(|row| !labels[*row].is_nan()).collect();
-        if known.is_empty() || !matches!(head.loss, Loss::Bce | Loss::Ziln) {
-            return Ok(None);
-        }
-        let of = |rows: &[usize]| rows.iter().map(|row| inputs[*row].clone()).collect::<Vec<_>>();
-        let splines = Splines::fit(&of(&known));
-        let design =
-            |splines: &Splines, rows: &[usize]| rows.iter().map(|r| splines.apply(&inputs[*r])).collect::<Vec<_>>();
-        let positive: Vec<f64> = known.iter().map(|row| f64::from(labels[*row] > 0.0)).collect();
-        let chance = Glm::fit(Family::Logistic, &design(&splines, &known), &positive, LOGISTIC_RIDGE)?;
-        let buyers: Vec<usize> = known.into_iter().filter(|row| labels[*row] > 0.0).collect();
-        let value = if head.loss == Loss::Ziln && !buyers.is_empty() {
-            let splines = Splines::fit(&of(&buyers));
-            let values: Vec<f64> = buyers.iter().map(|row| labels[*row]).collect();
-            let ridge = GAMMA_RIDGE * values.len() as f64;
-            let glm = Glm::fit(Family::Gamma, &design(&splines, &buyers), &values, ridge)?;
-            Some((splines, glm, 2.0 * values.iter().copied().fold(0.0, f64::max)))
-        } else {
-            None
-        };
-        Ok(Some(Rfm { splines, chance, value }))
-    }
-
-    fn predict(&self, row: &[f64]) -> f64 {
-        let chance = self.chance.predict(&self.splines.apply(row));
-        match &self.value {
-            Some((splines, value, most)) => chance * value.predict(&splines.apply(row)).min(*most),
-            None => chance,
-        }
-    }
-}
-
-fn rfm_inputs(table: &RawTable, columns: &[String; 3]) -> Result<Vec<Vec<f64>>> {
-    let mut inputs = vec![Vec::with_capacity(3); table.rows()];
-    for name in columns {
-        let Some(RawColumn::Number(values)) = table.column(name) else {
-            return Err(Error::user(format!("the RFM baseline needs the feature `{name}`")));
-        };
-        inputs.iter_mut().zip(values).for_each(|(row, value)| row.push(f64::from(*value)));
-    }
-    Ok(inputs)
 }
 
 /// How often the label is 1 after a 0 and after a 1. Where no previous label is known, half way between the mean label and

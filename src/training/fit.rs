@@ -1,11 +1,13 @@
 //! One fit of the network: AdamW, dropout, clipped gradients, early stopping. The same seed gives the same weights.
 
+use std::collections::HashMap;
 use std::time::Instant;
 
+use chrono::NaiveDate;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::adamw::{AdamW, Parameter};
 use super::average::RunningMean;
@@ -18,6 +20,8 @@ use crate::model::device;
 use crate::model::encoder::Mode;
 use crate::model::heads::Head;
 use crate::model::network::{DECAYED, Network, NetworkShape};
+use crate::model::predict::matrix;
+use crate::model::season;
 use crate::printer::Progress;
 use crate::spec::{Loss, TrainSpec};
 
@@ -39,8 +43,8 @@ pub struct Examples {
     pub numbers: Tensor,
     /// Per text column, the id of each row's text among the distinct ones; the one behind the last stands for no text.
     pub texts: Vec<Tensor>,
-    /// What the season adds to the raw outputs of each row, [n, outputs].
-    pub offsets: Tensor,
+    /// The day of each row.
+    pub dates: Vec<NaiveDate>,
     /// Per head, one label per row; NaN where there is none. An mse label is standardised, a softmax label a class number.
     pub labels: Vec<Vec<f32>>,
 }
@@ -58,7 +62,7 @@ impl Examples {
         Ok((self.numbers.f_index_select(0, &rows)?, texts))
     }
 
-    /// The network's raw outputs for all rows, with their offsets: n × members × outputs.
+    /// The network's raw outputs for all rows, without the season: n × members × outputs.
     pub fn outputs(&self, network: &Network, text: Option<&TextVectors>) -> Result<Vec<f64>> {
         let _guard = tch::no_grad_guard();
         let mut all = Vec::with_capacity(self.rows() * network.shape().members * network.shape().outputs);
@@ -66,13 +70,6 @@ impl Examples {
         for chunk in rows.chunks(EVALUATED_AT_ONCE) {
             let (numbers, texts) = self.inputs(text, chunk, Mode::Infer)?;
             all.extend(network.outputs(&numbers, &texts)?);
-        }
-        let offsets = Vec::<f32>::try_from(&self.offsets.f_to_device(Device::Cpu)?.f_view([-1])?)?;
-        let shape = network.shape();
-        let added = offsets.chunks_exact(shape.outputs.max(1));
-        for (raw, added) in all.chunks_exact_mut((shape.members * shape.outputs).max(1)).zip(added) {
-            let each = raw.chunks_exact_mut(shape.outputs);
-            each.for_each(|raw| raw.iter_mut().zip(added).for_each(|(raw, added)| *raw += f64::from(*added)));
         }
         Ok(all)
     }
@@ -141,7 +138,7 @@ pub fn fit(
     parameters.extend(text.iter().flat_map(|text| text.parameters(train.learning_rate, train.weight_decay)));
     let mut mean = RunningMean::new(parameters.iter().map(|parameter| parameter.variable.shallow_clone()).collect());
     let mut optimizer = AdamW::new(parameters, train.clip_norm)?;
-    let labels = LabelTensors::new(examples)?;
+    let labels = LabelTensors::new(heads, examples)?;
     let mut order: Vec<i64> = (0..examples.rows() as i64).collect();
     let mut best: Option<(f64, usize, Vec<Tensor>)> = None;
     let slack = SLACK * heads.len() as f64;
@@ -219,9 +216,10 @@ fn validation_losses<'a>(
     text: Option<&TextVectors>,
     rows: &Examples,
 ) -> Result<Vec<(&'a str, f64)>> {
-    let raw = rows.outputs(network, text)?;
-    let (starts, outputs) = offsets(heads);
     let members = network.shape().members;
+    let mut raw = rows.outputs(network, text)?;
+    season::apply(heads, &mut raw, members, &rows.dates);
+    let (starts, outputs) = offsets(heads);
     let losses = heads.iter().zip(&starts).zip(&rows.labels);
     let of = |((head, start), labels): ((&'a Head, &usize), &Vec<f32>)| {
         (head.name.as_str(), losses::of_ensemble(head, &raw, members, outputs, *start, labels))
@@ -229,21 +227,25 @@ fn validation_losses<'a>(
     Ok(losses.map(of).collect())
 }
 
-/// Labels and masks of all heads on the device.
+/// Labels, masks and seasons of all heads on the device.
 struct LabelTensors {
-    offsets: Tensor,
+    /// [n, heads]
+    shifts: Tensor,
     labels: Vec<Tensor>,
     masks: Vec<Tensor>,
 }
 
 impl LabelTensors {
-    fn new(examples: &Examples) -> Result<Self> {
+    fn new(heads: &[Head], examples: &Examples) -> Result<Self> {
         let device = examples.numbers.device();
+        let mut known: HashMap<NaiveDate, Vec<f64>> = HashMap::new();
+        let of = |date: &NaiveDate| known.entry(*date).or_insert_with(|| season::shifts(heads, *date)).clone();
+        let shifts: Vec<f32> = examples.dates.iter().flat_map(of).map(|shift| shift as f32).collect();
         let tensor = |values: Vec<f32>| -> Result<Tensor> { Ok(Tensor::f_from_slice(&values)?.f_to_device(device)?) };
         let known = |labels: &Vec<f32>| tensor(labels.iter().map(|l| if l.is_nan() { 0.0 } else { *l }).collect());
         let mask = |labels: &Vec<f32>| tensor(labels.iter().map(|l| f32::from(!l.is_nan())).collect());
         Ok(LabelTensors {
-            offsets: examples.offsets.shallow_clone(),
+            shifts: matrix(&shifts, examples.rows(), device)?,
             labels: examples.labels.iter().map(known).collect::<Result<_>>()?,
             masks: examples.labels.iter().map(mask).collect::<Result<_>>()?,
         })
@@ -251,11 +253,12 @@ impl LabelTensors {
 
     fn loss(&self, heads: &[Head], weights: &[f64], raw: &Tensor, rows: &[i64]) -> Result<Tensor> {
         let rows = Tensor::f_from_slice(rows)?.f_to_device(raw.device())?;
-        let raw = raw.f_add(&self.offsets.f_index_select(0, &rows)?)?;
+        let shifts = self.shifts.f_index_select(0, &rows)?;
         let (starts, _) = offsets(heads);
         let mut total = Tensor::f_zeros([], (Kind::Float, raw.device()))?;
         for (i, (head, weight)) in heads.iter().zip(weights).enumerate() {
             let outputs = raw.f_narrow(2, starts[i] as i64, head.width() as i64)?;
+            let outputs = season::shifted(head, &outputs, &shifts.f_select(1, i as i64)?)?;
             let (labels, mask) = (self.labels[i].f_index_select(0, &rows)?, self.masks[i].f_index_select(0, &rows)?);
             total = total.f_add(&losses::of_head(head, &outputs, &labels, &mask)?.f_mul_scalar(*weight)?)?;
         }
@@ -353,13 +356,13 @@ pub(super) mod tests {
     }
 
     /// Two inputs in a grid; the first decides the label.
-    fn grid(outputs: i64, label: impl Fn(f32) -> f32) -> Examples {
+    fn grid(label: impl Fn(f32) -> f32) -> Examples {
         let points: Vec<[f32; 2]> =
             (0..400).map(|i| [(i % 20) as f32 / 10.0 - 1.0, (i / 20) as f32 / 10.0 - 1.0]).collect();
         Examples {
             numbers: Tensor::from_slice(&points.concat()).view([-1, 2]),
             texts: Vec::new(),
-            offsets: Tensor::zeros([400, outputs], (Kind::Float, Device::Cpu)),
+            dates: vec![NaiveDate::default(); 400],
             labels: vec![points.iter().map(|p| label(p[0])).collect()],
         }
     }
@@ -390,7 +393,7 @@ pub(super) mod tests {
 
     #[test]
     fn it_learns_which_input_matters() {
-        let examples = grid(1, |x| f32::from(x > 0.05));
+        let examples = grid(|x| f32::from(x > 0.05));
         let head = prepared(Loss::Bce, &examples);
         let fitted = run(&head, &examples, Some(&examples));
         assert!(fitted.loss < 0.2, "{}", fitted.loss);
@@ -398,7 +401,7 @@ pub(super) mod tests {
 
     #[test]
     fn it_learns_a_value_with_zeros() {
-        let examples = grid(4, |x| if x > 0.05 { (3.0 * x).exp() } else { 0.0 });
+        let examples = grid(|x| if x > 0.05 { (3.0 * x).exp() } else { 0.0 });
         let head = prepared(Loss::Ziln, &examples);
         let fitted = run(&head, &examples, Some(&examples));
         let raw = examples.outputs(&fitted.network, None).unwrap();
@@ -412,7 +415,7 @@ pub(super) mod tests {
 
     #[test]
     fn the_same_seed_gives_the_same_weights() {
-        let examples = grid(1, |x| x * 2.0);
+        let examples = grid(|x| x * 2.0);
         let head = prepared(Loss::Mse, &examples);
         let (a, b) = (run(&head, &examples, None), run(&head, &examples, None));
         for ((name, a), (_, b)) in a.network.weights().iter().zip(&b.network.weights()) {
@@ -422,7 +425,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_second_fit_at_the_pace_of_the_first_goes_the_same_way() {
-        let examples = grid(1, |x| f32::from(x > 0.05));
+        let examples = grid(|x| f32::from(x > 0.05));
         let head = prepared(Loss::Bce, &examples);
         for schedule in [Schedule::Constant, Schedule::Cosine, Schedule::Plateau] {
             let train = TrainSpec { schedule, epochs: 6, patience: 2, ..spec() };
@@ -438,8 +441,8 @@ pub(super) mod tests {
 
     #[test]
     fn it_stops_when_validation_gets_no_better() {
-        let examples = grid(1, |x| f32::from(x > 0.05));
-        let opposite = grid(1, |x| f32::from(x <= 0.05));
+        let examples = grid(|x| f32::from(x > 0.05));
+        let opposite = grid(|x| f32::from(x <= 0.05));
         let head = prepared(Loss::Bce, &examples);
         let fitted = run(&head, &examples, Some(&opposite));
         assert!(fitted.epochs <= 2, "{}", fitted.epochs);

@@ -84,8 +84,20 @@ pub fn of_ensemble(head: &Head, raw: &[f64], members: usize, outputs: usize, off
     total / known.max(1) as f64
 }
 
+/// The losses of rows, head by head; `None` where there is no label. `raw` holds n × members × outputs numbers.
+pub fn rows_of_heads(heads: &[Head], raw: &[f64], members: usize, labels: &[Vec<f32>]) -> Vec<Vec<Option<f64>>> {
+    let outputs: usize = heads.iter().map(Head::width).sum();
+    let mut offset = 0;
+    let of = |(head, labels): (&Head, &Vec<f32>)| {
+        let rows = rows_of_ensemble(head, raw, members, outputs, offset, labels).collect();
+        offset += head.width();
+        rows
+    };
+    heads.iter().zip(labels).map(of).collect()
+}
+
 /// As [`of_ensemble`], row by row; `None` where there is no label.
-pub fn rows_of_ensemble<'a>(
+fn rows_of_ensemble<'a>(
     head: &'a Head,
     raw: &'a [f64],
     members: usize,

@@ -2,19 +2,21 @@
 
 use super::baselines::Baselines;
 use super::btyd::Phases;
-use super::calibrate::{self, LevelEstimator, Seen};
+use super::calibrate::{self, Harm, LevelEstimator, Seen};
 use super::dataset::Dataset;
 use super::dates::Dates;
 use super::evaluation::{Evaluation, Judged, RESAMPLES};
 use super::fit::Fitted;
 use super::floor::{self, FloorShare};
 use super::schedule::Pace;
+use super::season::{Amplitude, SnapshotLevel, amplitude};
 use super::train::{Room, Trained};
 use super::validation::ValidationParts;
 use crate::model::calibration::Calibration;
 use crate::model::heads::{Head, Prediction};
 use crate::model::manifest::Split;
 use crate::model::predict::predictions;
+use crate::model::rfm::RfmShare;
 use crate::printer::Progress;
 use crate::spec::Loss;
 use crate::{AsOf, Result};
@@ -41,6 +43,10 @@ pub(super) struct Selected {
     pub(super) epochs: usize,
     pub(super) rates: Vec<f64>,
     pub(super) loss: f64,
+    /// Per head, why the RFM regression does not share in it.
+    pub(super) harmed_by_rfm: Vec<Option<Harm>>,
+    /// Per head, how strongly it follows the season.
+    pub(super) amplitudes: Vec<Option<Amplitude>>,
     pub(super) corrections: Corrections,
     pub(super) evaluation: Evaluation,
 }
@@ -95,7 +101,9 @@ impl Room<'_> {
         btyd: Option<&Phases>,
         progress: &Progress,
     ) -> Result<Selected> {
-        let trained = self.fit(self.recipe, training, Some(&validating.stopping), Pace::Search, "search", progress)?;
+        let mut trained =
+            self.fit(self.recipe, training, Some(&validating.stopping), Pace::Search, "search", progress)?;
+        let harmed_by_rfm = self.drop_harmful_rfm(&mut trained, &validating.stopping)?;
         let rows = validating.judged();
         let (raw, members) = self.outputs(&trained, &rows)?;
         let labels: Vec<Vec<f64>> =
@@ -110,7 +118,7 @@ impl Room<'_> {
         }
         let (corrections, _) = Corrections::find(&trained.heads, seen, &(0..rows.len()).collect::<Vec<_>>());
 
-        let mut baselines = Baselines::fit(&trained.heads, &self.data, training, self.job.task.train.rfm.as_ref())?;
+        let mut baselines = Baselines::fit(&trained.heads, &self.data, training, trained.rfm.as_ref());
         if let Some(models) = btyd {
             baselines.with_btyd(&models.selection, &trained.heads, &models.labels, &self.data, training);
         }
@@ -123,8 +131,50 @@ impl Room<'_> {
         };
         let dates = dates.validation.iter().map(AsOf::date).collect();
         let evaluation = Evaluation::of(dates, judged, &[], RESAMPLES)?;
+        let amplitudes = self.amplitudes(&trained)?;
         let Fitted { epochs, rates, loss, .. } = trained.fitted;
-        Ok(Selected { epochs, rates, loss, corrections, evaluation })
+        Ok(Selected { epochs, rates, loss, harmed_by_rfm, amplitudes, corrections, evaluation })
+    }
+
+    /// Takes the regression from the heads that it harms, by the rows that stopped the network; gives the harm, per head.
+    fn drop_harmful_rfm(&self, trained: &mut Trained, rows: &[usize]) -> Result<Vec<Option<Harm>>> {
+        if trained.rfm.is_none() {
+            return Ok(vec![None; trained.heads.len()]);
+        }
+        let examples = self.examples(&trained.preprocess, &trained.heads, rows)?;
+        let said = |trained: &Trained| -> Result<_> {
+            let (raw, members) = self.outputs_of(trained, &examples, rows)?;
+            Ok(predictions(&trained.heads, &raw, members))
+        };
+        let joined = said(trained)?;
+        let shares: Vec<_> = trained.heads.iter_mut().map(|head| head.rfm.take()).collect();
+        let alone = said(trained)?;
+        let harm_of = |(place, share): (usize, Option<RfmShare>)| {
+            let labels: Vec<f64> = rows.iter().map(|row| self.data.labels[place][*row]).collect();
+            let harm = share.and_then(|_| calibrate::harm(&of_head(place, &alone), &of_head(place, &joined), &labels));
+            trained.heads[place].rfm = share.filter(|_| harm.is_none());
+            harm
+        };
+        Ok(shares.into_iter().enumerate().map(harm_of).collect())
+    }
+
+    /// How strongly the shop follows the season, head by head, by what a fit says of every snapshot.
+    fn amplitudes(&self, trained: &Trained) -> Result<Vec<Option<Amplitude>>> {
+        let mut levels = vec![Vec::new(); trained.heads.len()];
+        if trained.heads.iter().all(|head| head.season.is_none()) {
+            return Ok(vec![None; levels.len()]);
+        }
+        for (date, rows) in &self.data.snapshots {
+            let rows: Vec<usize> = rows.clone().collect();
+            let (raw, members) = self.outputs(trained, &rows)?;
+            let said = predictions(&trained.heads, &raw, members);
+            for (place, (head, levels)) in trained.heads.iter().zip(&mut levels).enumerate() {
+                let labels: Vec<f64> = rows.iter().map(|row| self.data.labels[place][*row]).collect();
+                levels.extend(SnapshotLevel::of(head, date.date(), &of_head(place, &said), &labels));
+            }
+        }
+        let of = |(head, levels): (&Head, &Vec<SnapshotLevel>)| head.season.map(|s| amplitude(s.days, levels));
+        Ok(trained.heads.iter().zip(&levels).map(of).collect())
     }
 
     /// The heads of the final fit with the corrections that the first fit found. Floors stand at the final fit's own level:
@@ -146,6 +196,10 @@ impl Room<'_> {
         let predicted = predictions(&heads, &raw, members);
         Ok(corrections.with_floors(heads, &predicted))
     }
+}
+
+fn of_head(head: usize, predicted: &[Option<Vec<Prediction>>]) -> Vec<Option<Prediction>> {
+    predicted.iter().map(|row| row.as_ref().map(|row| row[head])).collect()
 }
 
 fn points(head: usize, predicted: &[Option<Vec<Prediction>>]) -> Vec<f64> {

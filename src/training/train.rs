@@ -6,7 +6,7 @@
 //!    newest behaviour is in it, and it was chosen by rows that it had not seen. No scale is fitted to the total: measured on
 //!    several shops, such a factor counts a drift twice once the model is fitted again on newer rows.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use chrono::NaiveDate;
@@ -15,11 +15,13 @@ use tch::{Device, Tensor};
 
 use super::baselines::Baselines;
 use super::btyd::Phases;
+use super::calibrate::Harm;
 use super::dataset::{Dataset, Gatherer};
 use super::evaluation::Evaluation;
 use super::fit::{self, Examples, FitOptions, Fitted, offsets};
 use super::gather::{Gathered, gather, nobody, plan};
 use super::schedule::Pace;
+use super::season::Amplitude;
 use super::select::split;
 use super::snapshots::SnapshotSource;
 use super::text_vectors::{TextInputs, TextVectors};
@@ -31,6 +33,7 @@ use crate::model::manifest::{BundleManifest, FeatureEntry, LAYOUT, Split, Traini
 use crate::model::network::NetworkShape;
 use crate::model::predict::matrix;
 use crate::model::preprocess::Preprocess;
+use crate::model::rfm::Rfm;
 use crate::model::season::{self, Season};
 use crate::printer::Printer;
 use crate::spec::{EntityTask, Loss, ModelSpec, SeasonSpec, TrainSpec};
@@ -123,12 +126,30 @@ pub async fn train_watched(
     if let Some(models) = &btyd {
         models.last.extend(&mut room.data.table)?;
     }
+    room.follow_season(&first.amplitudes);
     let everything: Vec<usize> = (0..room.data.table.rows()).collect();
-    let last = room.fit(recipe, &everything, None, Pace::Again(&first.rates), "final fit", &progress)?;
+    let mut last = room.fit(recipe, &everything, None, Pace::Again(&first.rates), "final fit", &progress)?;
+    for (head, harm) in last.heads.iter_mut().zip(&first.harmed_by_rfm) {
+        head.rfm = head.rfm.filter(|_| harm.is_none());
+    }
     progress.done(format!("{} epochs, validation loss {:.4}", first.epochs, first.loss));
     let heads = room.corrected(&last, &first.corrections, &everything, &dates)?;
-    let mut baselines = Baselines::fit(&heads, &room.data, &everything, job.task.train.rfm.as_ref())?;
+    let mut baselines = Baselines::fit(&heads, &room.data, &everything, last.rfm.as_ref());
     let mut notes = notes(&room.data, &last.preprocess, &heads);
+    for (head, found) in heads.iter().zip(&first.amplitudes) {
+        let Some(Amplitude { factor, error, snapshots }) = found else { continue };
+        notes.push(format!(
+            "`{}` follows the season of all online shops {factor:.2} ± {error:.2} times, by {snapshots} snapshots",
+            head.name
+        ));
+    }
+    for (head, harm) in heads.iter().zip(&first.harmed_by_rfm) {
+        let Some(Harm { mean, error }) = harm else { continue };
+        notes.push(format!(
+            "`{}` takes nothing from the RFM regression: its loss rose by {mean:.4} ± {error:.4}",
+            head.name
+        ));
+    }
     notes.extend(last.text.as_ref().and_then(TextVectors::note));
     if let Some(models) = &btyd {
         baselines.with_btyd(&models.last, &heads, gatherer.labels(), &room.data, &everything);
@@ -165,6 +186,7 @@ pub async fn train_watched(
             notes,
         },
         heads,
+        rfm: last.rfm.clone(),
         btyd: btyd.map(|models| models.last),
         extrapolations,
         validation: Some(first.evaluation.clone()),
@@ -202,6 +224,9 @@ fn notes(data: &Dataset, preprocess: &Preprocess, heads: &[Head]) -> Vec<String>
         notes.push(format!("{} negative labels of ziln heads count as 0", data.negative));
     }
     for head in heads {
+        if let Some(rfm) = &head.rfm {
+            notes.push(format!("`{}`: {:.0} % is what the RFM regression says", head.name, 100.0 * rfm.share));
+        }
         notes.extend(head.calibration.notes(&head.name));
         if let Some(floor) = &head.floor {
             notes.push(format!(
@@ -237,6 +262,7 @@ pub(super) struct Room<'a> {
 pub(super) struct Trained {
     pub(super) preprocess: Preprocess,
     pub(super) heads: Vec<Head>,
+    pub(super) rfm: Option<Rfm>,
     pub(super) fitted: Fitted,
     pub(super) text: Option<TextVectors>,
 }
@@ -253,6 +279,15 @@ impl<'a> Room<'a> {
         let text = recipe.model.text.as_ref();
         let text = text.map(|text| TextInputs::new(text, &data.table, job.device)).transpose()?;
         Ok(Room { job, recipe, data, heads, text, watch })
+    }
+
+    /// Heads follow the season as strongly as snapshots showed, from the next fit on.
+    fn follow_season(&mut self, amplitudes: &[Option<Amplitude>]) {
+        for (head, found) in self.heads.iter_mut().zip(amplitudes) {
+            if let (Some(season), Some(found)) = (&mut head.season, found) {
+                season.amplitude = found.factor;
+            }
+        }
     }
 
     /// The text columns in the order of the features, which is that of the inputs.
@@ -285,16 +320,12 @@ impl<'a> Room<'a> {
         let labels = heads.iter().zip(&self.data.labels);
         let labels =
             labels.map(|(head, all)| rows.iter().map(|row| scaled(head, all[*row]) as f32).collect()).collect();
-        let dates = self.data.table.dates();
-        let season: HashMap<NaiveDate, Vec<f64>> =
-            self.data.snapshots.iter().map(|(at, _)| (at.date(), season::offsets(heads, at.date()))).collect();
-        let added: Vec<f32> =
-            rows.iter().filter_map(|row| season.get(&dates[*row])).flatten().map(|added| *added as f32).collect();
-        let offsets = matrix(&added, rows.len(), device)?;
-        Ok(Examples { numbers, texts, offsets, labels })
+        let all = self.data.table.dates();
+        let dates = rows.iter().map(|row| all[*row]).collect();
+        Ok(Examples { numbers, texts, dates, labels })
     }
 
-    /// Fits preprocessing and network on `rows` by a recipe; stops early by `validating`, if there are such rows.
+    /// Fits preprocessing, regression and network on `rows` by a recipe; stops early by `validating`, if there are such rows.
     pub(super) fn fit(
         &self,
         recipe: Recipe<'_>,
@@ -313,6 +344,8 @@ impl<'a> Room<'a> {
             }
             fit::prepare(head, &known);
         }
+        let rfm = self.job.task.train.rfm.as_ref();
+        let rfm = rfm.map(|rfm| Rfm::fit(rfm, &heads, &self.data.table, &self.data.labels, rows)).transpose()?;
         let (starts, outputs) = offsets(&heads);
         // One sigma for all customers: measured on validation snapshots, a sigma of their own makes exp(sigma² / 2) a noisy
         // factor of every expected value, and values rank worse.
@@ -351,13 +384,44 @@ impl<'a> Room<'a> {
             return Err(Error::user("training diverged: the loss is not finite")
                 .hint("lower `train.learning_rate`, and look for features or labels of absurd size"));
         }
-        Ok(Trained { preprocess, heads, fitted, text })
+        let mut trained = Trained { preprocess, heads, rfm, fitted, text };
+        self.share_with_rfm(&mut trained, rows)?;
+        Ok(trained)
     }
 
-    /// A fit's raw outputs for rows, rows × members × outputs, and how many members it has.
-    pub(super) fn outputs(&self, trained: &Trained, rows: &[usize]) -> Result<(Vec<f64>, usize)> {
-        let examples = self.examples(&trained.preprocess, &trained.heads, rows)?;
+    /// Gives the regression its share of every head that it speaks of, at the level of what the network says of the newest
+    /// snapshot's rows: those of the days to come will be most like them.
+    fn share_with_rfm(&self, trained: &mut Trained, rows: &[usize]) -> Result<()> {
+        let Some(rfm) = &trained.rfm else { return Ok(()) };
+        let dates = self.data.table.dates();
+        let newest = rows.iter().map(|row| dates[*row]).max();
+        let rows: Vec<usize> = rows.iter().copied().filter(|row| Some(dates[*row]) == newest).collect();
+        let examples = self.examples(&trained.preprocess, &trained.heads, &rows)?;
         let raw = examples.outputs(&trained.fitted.network, trained.text.as_ref())?;
-        Ok((raw, trained.fitted.network.shape().members))
+        let members = trained.fitted.network.shape().members;
+        let shares = rfm.shares(&trained.heads, &raw, members, &self.data.table, &rows)?;
+        trained.heads.iter_mut().zip(shares).for_each(|(head, share)| head.rfm = share);
+        Ok(())
+    }
+
+    /// A fit's raw outputs for rows, with the regression and the season: rows × members × outputs, and how many members it has.
+    pub(super) fn outputs(&self, trained: &Trained, rows: &[usize]) -> Result<(Vec<f64>, usize)> {
+        self.outputs_of(trained, &self.examples(&trained.preprocess, &trained.heads, rows)?, rows)
+    }
+
+    /// As [`Self::outputs`], of rows that are tensors already.
+    pub(super) fn outputs_of(
+        &self,
+        trained: &Trained,
+        examples: &Examples,
+        rows: &[usize],
+    ) -> Result<(Vec<f64>, usize)> {
+        let members = trained.fitted.network.shape().members;
+        let mut raw = examples.outputs(&trained.fitted.network, trained.text.as_ref())?;
+        if let Some(rfm) = &trained.rfm {
+            rfm.join(&trained.heads, &mut raw, members, &self.data.table, rows.iter().copied())?;
+        }
+        season::apply(&trained.heads, &mut raw, members, &examples.dates);
+        Ok((raw, members))
     }
 }

@@ -167,7 +167,7 @@ fn what_is_not_said_has_its_default() {
     let train = task.train;
     assert_eq!((train.every_days, train.count, train.warmup_days, train.validation_snapshots), (30, 12, 60, 1));
     assert_eq!((train.epochs, train.batch, train.patience, train.seed), (12, 512, 6, 0));
-    assert_eq!((train.learning_rate, train.weight_decay, train.clip_norm), (1e-3, 1e-2, 1.0));
+    assert_eq!((train.learning_rate, train.weight_decay, train.clip_norm), (2e-3, 1e-2, 1.0));
     assert!(task.outcomes.heads.is_empty() && task.outcomes.thresholds.is_empty());
     assert!(task.model.is_none() && task.segments.is_none() && task.publish.is_none() && train.rfm.is_none());
 }

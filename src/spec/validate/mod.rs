@@ -136,6 +136,11 @@ fn not_negative(value: &Option<At<f64>>, default: f64, problems: &mut Problems) 
     checked(value, default, "0 or a number above it", |number| number >= 0.0, problems)
 }
 
+/// A part of a whole that leaves something of it.
+fn share(value: &Option<At<f64>>, default: f64, problems: &mut Problems) -> f64 {
+    checked(value, default, "a share from 0 to below 1", |share| (0.0..1.0).contains(&share), problems)
+}
+
 fn entity_task(
     raw: &RawJobSpec,
     entity: &At<RawEntity>,

@@ -15,7 +15,7 @@ use crate::spec::tune::TuneSpec;
 use crate::spec::values::{Days, EmbeddingName, LossName};
 
 use super::tune::{layer_decay, tune};
-use super::{checked, count, not_negative, positive};
+use super::{checked, count, not_negative, positive, share};
 
 /// Checks the model; `key` is the entity's key column.
 pub(super) fn model(raw: &RawModel, key: Option<&str>, root: &Root, problems: &mut Problems) -> Option<ModelSpec> {
@@ -36,13 +36,7 @@ pub(super) fn model(raw: &RawModel, key: Option<&str>, root: &Root, problems: &m
         members: few(&raw.members, recipe::MEMBERS, problems),
         embedding: embedding(raw.embedding.as_ref().and_then(At::get), problems),
         hidden: hidden(&raw.hidden, problems),
-        dropout: checked(
-            &raw.dropout,
-            recipe::DROPOUT,
-            "a share from 0 to below 1",
-            |d| (0.0..1.0).contains(&d),
-            problems,
-        ),
+        dropout: share(&raw.dropout, recipe::DROPOUT, problems),
         minimum_data: raw.minimum_data.as_ref().and_then(At::get).cloned(),
         btyd: raw.btyd.as_ref().and_then(|at| btyd(at.get()?, at.pos, problems)),
     })
@@ -272,6 +266,7 @@ pub(super) fn train(raw: Option<&RawTrain>, problems: &mut Problems) -> TrainSpe
                 recency: rfm.recency.get()?.clone(),
                 frequency: rfm.frequency.get()?.clone(),
                 monetary: rfm.monetary.get()?.clone(),
+                share: share(&rfm.share, recipe::RFM_SHARE, problems),
                 place: problems.place(at.pos),
             })
         }),

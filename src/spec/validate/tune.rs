@@ -7,7 +7,7 @@ use crate::spec::read::At;
 use crate::spec::tune::{LoraSpec, LoraTarget, TuneSpec};
 use crate::spec::values::TuneMode;
 
-use super::{checked, positive};
+use super::{checked, positive, share};
 
 /// Checks the mode and its settings.
 pub(super) fn tune(raw: &Option<At<ModeOrTune>>, default: TuneSpec, problems: &mut Problems) -> TuneSpec {
@@ -39,7 +39,7 @@ fn lora(raw: &RawTune, problems: &mut Problems) -> LoraSpec {
         rank: rank as usize,
         alpha: positive(&raw.alpha, 2.0 * rank as f64, problems),
         targets: raw.targets.as_ref().map_or(default.targets, |list| targets(list, problems)),
-        dropout: checked(&raw.dropout, 0.0, "a share from 0 to below 1", |d| (0.0..1.0).contains(&d), problems),
+        dropout: share(&raw.dropout, 0.0, problems),
     }
 }
 

@@ -9,18 +9,15 @@
 mod level;
 mod probability;
 mod quantiles;
+mod share;
 
-use crate::model::calibration::{Calibration, logit};
-use crate::model::heads::{Head, Ziln, sigmoid};
+use crate::model::calibration::Calibration;
+use crate::model::heads::{Head, Ziln};
 use crate::model::predict::members_of;
 use crate::spec::Loss;
 
 pub use level::LevelEstimator;
-
-/// A level is off by at most so much, in log-odds.
-const FARTHEST: f64 = 20.0;
-/// Steps of the search for it.
-const HALVINGS: usize = 50;
+pub use share::{Harm, harm};
 
 /// What a network says of some rows, and what happened to them.
 #[derive(Debug, Clone, Copy)]
@@ -75,18 +72,6 @@ pub fn fit(heads: &[Head], seen: Seen<'_>, places: &[usize], level: LevelEstimat
     heads.iter().enumerate().map(of_head).collect()
 }
 
-/// How far all log-odds have to move for the probabilities to add up to `total`, which lies between 0 and their number.
-fn shift_to(total: f64, probabilities: impl Iterator<Item = f64>) -> f64 {
-    let log_odds: Vec<f64> = probabilities.map(logit).collect();
-    let (mut low, mut high) = (-FARTHEST, FARTHEST);
-    for _ in 0..HALVINGS {
-        let middle = (low + high) / 2.0;
-        let sum: f64 = log_odds.iter().map(|z| sigmoid(z + middle)).sum();
-        if sum < total { low = middle } else { high = middle }
-    }
-    (low + high) / 2.0
-}
-
 impl Seen<'_> {
     /// The rows at `places` that have a label and a finite output.
     fn rows<T>(
@@ -102,19 +87,5 @@ impl Seen<'_> {
             (!label.is_nan()).then_some(Row { said, label, customer: self.customers[*place] })
         };
         places.iter().filter_map(row).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_shift_moves_the_sum_of_probabilities_to_the_total() {
-        let p = [0.1, 0.5, 0.9, 1.0, 0.0];
-        let shift = shift_to(3.0, p.into_iter());
-        let sum: f64 = p.iter().map(|p| sigmoid(logit(*p) + shift)).sum();
-        assert!((sum - 3.0).abs() < 1e-9, "{sum}");
-        assert!(shift_to(2.5, p.into_iter()).abs() < 1e-9);
     }
 }

@@ -1,8 +1,8 @@
 //! Probabilities: Platt scaling, isotonic regression, or nothing. Cross-validation on the calibrating rows decides, and the
 //! more flexible of two has to be better beyond its standard error.
 
-use super::{Row, shift_to};
-use crate::model::calibration::{Curve, EDGE, Polyline, ProbabilityMap, logit};
+use super::Row;
+use crate::model::calibration::{Curve, EDGE, Polyline, ProbabilityMap, logit, shift_to};
 use crate::model::heads::sigmoid;
 use crate::training::metrics::log_loss;
 

@@ -6,9 +6,13 @@
 //! which is a left-censored observation, so R is the product-limit estimate for those (Kaplan, Meier 1958, turned round). It
 //! spreads a label of 0 as R itself spreads the levels below its P(value = 0), so that the transform by the recalibrated
 //! distribution, averaged over that spread, is exactly uniform on the calibrating rows.
+//!
+//! The level of later labels is not known either. It was off by so much here, and is taken to be off as far then, up or down:
+//! every label stands in two distributions, moved by that much either way. Where the level was met this changes nothing; where
+//! it was not, intervals are the wider for it.
 
-use super::{Row, Value, shift_to};
-use crate::model::calibration::{Polyline, QuantileLevels, logit};
+use super::{Row, Value};
+use crate::model::calibration::{Polyline, QuantileLevels, logit, shift_to};
 use crate::model::heads::{Ziln, sigmoid};
 
 /// Nothing is fitted with fewer rows than this, or fewer positive labels.
@@ -36,7 +40,7 @@ impl Standing {
     }
 }
 
-/// The levels of a head, of distributions at the level of the labels; `None` with too few rows.
+/// The levels of a head, of distributions around the level of the labels; `None` with too few rows.
 pub(super) fn fit(rows: &[Row<Value>], cap: f64) -> Option<QuantileLevels> {
     let positive = || rows.iter().filter(|row| row.label > 0.0);
     let buyers = positive().count() as f64;
@@ -45,20 +49,21 @@ pub(super) fn fit(rows: &[Row<Value>], cap: f64) -> Option<QuantileLevels> {
     }
     let log_odds = shift_to(buyers, rows.iter().map(|row| row.said.distribution.p));
     let log_value = positive().map(|row| row.label.ln() - row.said.distribution.mu).sum::<f64>() / buyers;
-    let standing = |row: &Row<Value>| {
+    // At the level of the labels, and then as far off again in either direction.
+    let standing = |row: &Row<Value>, off: f64| {
         let Ziln { p, mu, sigma } = row.said.distribution;
-        let levelled = Ziln { p: sigmoid(logit(p) + log_odds), mu: mu + log_value, sigma };
-        let level = levelled.cdf(row.label, cap + log_value);
+        let [log_odds, log_value] = [log_odds, log_value].map(|shift| (1.0 + off) * shift);
+        let level = Ziln { p: sigmoid(logit(p) + log_odds), mu: mu + log_value, sigma }.cdf(row.label, cap + log_value);
         if row.label > 0.0 { Standing::At(level) } else { Standing::UpTo(level) }
     };
-    let shares = shares(rows.iter().map(standing).collect());
+    let standings = rows.iter().flat_map(|row| [-1.0, 1.0].map(|off| standing(row, off))).collect();
+    let shares = shares(standings, rows.len());
     Some(QuantileLevels { shares, shift: [log_odds, log_value], rows: rows.len() })
 }
 
-/// The line from levels to the shares of labels at or below them, with the correction for finitely many rows of split conformal
+/// The line from levels to the shares of labels at or below them, with the correction for `n` rows of split conformal
 /// prediction: of n + 1 exchangeable rows, the new one is as likely to take any rank.
-fn shares(standings: Vec<Standing>) -> Polyline {
-    let n = standings.len();
+fn shares(standings: Vec<Standing>, n: usize) -> Polyline {
     let steps = product_limit(standings);
     let rank = |share: f64| {
         let rank = share * (n as f64 + 1.0);
@@ -176,19 +181,24 @@ mod tests {
     }
 
     #[test]
-    fn another_level_alone_is_left_to_the_final_fit() {
+    fn another_level_moves_no_interval_and_widens_it() {
         let known = rows(20_000, 5, |z| Ziln { p: sigmoid(logit(z.p) - 0.5), mu: z.mu + 0.7, ..z });
         let levels = fit(&known, CAP).unwrap();
         assert!((levels.shift[0] - 0.5).abs() < 0.05 && (levels.shift[1] + 0.7).abs() < 0.05, "{:?}", levels.shift);
-        for level in [0.1, 0.5, 0.9] {
-            assert!((levels.shares.at(level) - level).abs() < 0.015, "{level}: {}", levels.shares.at(level));
-        }
+        assert!((levels.shares.at(0.5) - 0.5).abs() < 0.02, "{}", levels.shares.at(0.5));
+        assert!(levels.shares.inverse(0.1) < 0.09 && levels.shares.inverse(0.9) > 0.91, "{levels:?}");
+        // The labels of later rows are off as far, up or down: on the average of both, four fifths are covered.
+        let calibration = Calibration { quantiles: Some(levels), ..Calibration::default() };
+        let off =
+            |sign: f64| rows(40_000, 6, |z| Ziln { p: sigmoid(logit(z.p) - sign * 0.5), mu: z.mu + sign * 0.7, ..z });
+        let mean = [1.0, -1.0].map(|sign| covered(&off(sign), &calibration)).iter().sum::<f64>() / 2.0;
+        assert!((mean - 0.8).abs() < 0.015, "{mean}");
     }
 
     #[test]
     fn few_rows_make_wider_intervals_never_narrower() {
         let standings = |n: usize| (1..=n).map(|i| Standing::At(i as f64 / (n + 1) as f64)).collect();
-        let (few, many) = (shares(standings(100)), shares(standings(100_000)));
+        let (few, many) = (shares(standings(100), 100), shares(standings(100_000), 100_000));
         assert!(few.inverse(0.9) >= many.inverse(0.9) && few.inverse(0.1) <= many.inverse(0.1) + 1e-9);
     }
 

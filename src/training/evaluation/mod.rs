@@ -234,7 +234,7 @@ impl Judged<'_> {
         let loss = &self.heads[place].loss;
         let at = |values: &[f64]| rows.iter().map(|row| values[*row]).collect::<Vec<_>>();
         let persistence = self.baselines.persistence(place, loss, &at(&self.data.previous[place]));
-        let rfm = self.baselines.rfm(place, &self.data.table)?.map(|scores| at(&scores));
+        let rfm = self.baselines.rfm(&self.heads[place], &self.data.table)?.map(|scores| at(&scores));
         let btyd = self.baselines.btyd(place, &self.data.table)?.map(|scores| at(&scores));
         let all = [(PERSISTENCE, persistence), (RFM, rfm), (BTYD, btyd)];
         let known = all.into_iter().filter_map(|(name, scores)| Some((name, scores?)));

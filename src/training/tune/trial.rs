@@ -17,7 +17,6 @@ use crate::training::calibrate::Seen;
 use crate::training::dataset::Dataset;
 use crate::training::dates::Dates;
 use crate::training::evaluation::bootstrap;
-use crate::training::fit::offsets;
 use crate::training::losses;
 use crate::training::metrics::Metric;
 use crate::training::schedule::Pace;
@@ -86,14 +85,8 @@ impl<'a> Trainer<'a> {
         let Parts { training, stopping, choosing, .. } = &self.parts;
         let trained = self.room.fit(recipe, training, Some(stopping), Pace::Search, "trial", &self.progress)?;
         let examples = self.room.examples(&trained.preprocess, &trained.heads, &self.rows)?;
-        let raw = examples.outputs(&trained.fitted.network, trained.text.as_ref())?;
-        let members = trained.fitted.network.shape().members;
-        let (starts, outputs) = offsets(&trained.heads);
-        let heads = trained.heads.iter().zip(starts).zip(&examples.labels);
-        let of = |((head, start), labels): ((&Head, usize), &Vec<f32>)| {
-            losses::rows_of_ensemble(head, &raw, members, outputs, start, labels).collect()
-        };
-        let mut chosen: Vec<Vec<Option<f64>>> = heads.map(of).collect();
+        let (raw, members) = self.room.outputs_of(&trained, &examples, &self.rows)?;
+        let mut chosen = losses::rows_of_heads(&trained.heads, &raw, members, &examples.labels);
         let judged: Vec<_> = chosen.iter_mut().map(|losses| losses.split_off(choosing.len())).collect();
         let (loss, judged_loss) = (together(&chosen, |_| 1.0), together(&judged, |_| 1.0));
 

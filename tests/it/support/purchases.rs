@@ -252,6 +252,7 @@ pub fn task(bundle: &Path) -> EntityTask {
                 recency: "recency".into(),
                 frequency: "orders".into(),
                 monetary: "mean_amount".into(),
+                share: 0.3,
                 place: Place::file("job.yaml"),
             }),
         },
