@@ -19,6 +19,7 @@ mod raw;
 mod read;
 mod recipe;
 mod schema;
+mod sequence;
 mod validate;
 mod values;
 
@@ -31,6 +32,7 @@ pub use nearest::nearest;
 pub use network::{EmbeddingSpec, Schedule, SeasonSpec};
 pub use outcomes::{OutcomeMetric, OutcomesSpec, ThresholdSpec};
 pub use schema::{json_schema, reference};
+pub use sequence::{Keep, SequenceEncoder, SequenceSpec};
 
 use node::Pos;
 use problems::Problems;

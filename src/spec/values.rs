@@ -13,6 +13,7 @@ use super::network::{Schedule, SeasonSpec};
 use super::node::{Kind, Node, Pos};
 use super::problems::Problems;
 use super::read::{FromNode, scalar, word};
+use super::sequence::{Keep, SequenceEncoder};
 
 /// The longest duration: a century.
 const MAX_SECONDS: u64 = 36_525 * 86_400;
@@ -272,6 +273,24 @@ impl FromNode for OnFail {
     }
 }
 
+const ENCODERS: [(&str, SequenceEncoder); 2] =
+    [("gru", SequenceEncoder::Gru), ("transformer", SequenceEncoder::Transformer)];
+
+impl FromNode for SequenceEncoder {
+    fn from_node(node: &Node, problems: &mut Problems) -> Option<Self> {
+        let others = [("rnn", "gru"), ("lstm", "gru"), ("attention", "transformer"), ("bert", "transformer")];
+        word(node, problems, "an encoder of sequences", &ENCODERS, &others)
+    }
+}
+
+const KEEP: [(&str, Keep); 2] = [("auto", Keep::Auto), ("always", Keep::Always)];
+
+impl FromNode for Keep {
+    fn from_node(node: &Node, problems: &mut Problems) -> Option<Self> {
+        word(node, problems, "a value of `keep`", &KEEP, &[("true", "always"), ("yes", "always")])
+    }
+}
+
 /// A time zone by its IANA name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Zone(pub Tz);
@@ -311,6 +330,7 @@ as_text! {
     SeasonSpec => |season| name_in(&SEASONS, *season),
     Format => |format| name_in(&FORMATS, *format),
     OnFail => |on_fail| name_in(&ON_FAIL, *on_fail),
+    Keep => |keep| name_in(&KEEP, *keep),
     Zone => |zone| zone.0.name().to_owned(),
 }
 
@@ -346,6 +366,8 @@ inline_schema! {
     SeasonSpec => words(&SEASONS),
     Format => words(&FORMATS),
     OnFail => words(&ON_FAIL),
+    SequenceEncoder => words(&ENCODERS),
+    Keep => words(&KEEP),
     Zone => json_schema!({"type": "string", "examples": ["UTC", "Europe/Berlin", "America/New_York"]}),
 }
 

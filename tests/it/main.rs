@@ -22,6 +22,7 @@ mod publish;
 mod readme;
 mod real_lakes;
 mod segments;
+mod sequences;
 mod spec;
 mod store;
 mod support;

@@ -9,6 +9,7 @@ use arrow::record_batch::RecordBatch;
 use chrono::NaiveDate;
 
 use super::InputKind;
+use super::events::Events;
 use crate::{AsOf, Error, Result};
 
 /// The id of a missing word or text.
@@ -32,6 +33,8 @@ pub enum RawColumn {
     Number(Vec<f32>),
     /// Words or texts.
     Words(Words),
+    /// The newest events.
+    Events(Events),
 }
 
 /// Strings by id; a NULL or blank one is [`MISSING`].
@@ -73,6 +76,7 @@ impl RawTable {
         let empty = |kind: InputKind| match kind {
             InputKind::Number | InputKind::Moment => RawColumn::Number(Vec::new()),
             InputKind::Category | InputKind::Text => RawColumn::Words(Words::default()),
+            InputKind::Events => RawColumn::Events(Events::default()),
         };
         let columns = features.into_iter().map(|(name, kind)| (name, kind, empty(kind))).collect();
         RawTable { rows: 0, dates: Vec::new(), columns }
@@ -113,10 +117,8 @@ impl RawTable {
                 batch.column_by_name(name).ok_or_else(|| Error::user(format!("the feature `{name}` is missing")))?;
             match column {
                 RawColumn::Number(numbers) => push_numbers(numbers, values, *kind, as_of)?,
-                RawColumn::Words(words) => {
-                    let texts = cast(values, &DataType::Utf8)?;
-                    texts.as_string::<i32>().iter().for_each(|word| words.push(word));
-                }
+                RawColumn::Words(words) => push_words(words, values)?,
+                RawColumn::Events(events) => events.push(name, values, as_of)?,
             }
         }
         self.rows += batch.num_rows();
@@ -125,7 +127,13 @@ impl RawTable {
     }
 }
 
-fn push_numbers(numbers: &mut Vec<f32>, values: &dyn Array, kind: InputKind, as_of: AsOf) -> Result<()> {
+pub(super) fn push_words(words: &mut Words, values: &dyn Array) -> Result<()> {
+    let texts = cast(values, &DataType::Utf8)?;
+    texts.as_string::<i32>().iter().for_each(|word| words.push(word));
+    Ok(())
+}
+
+pub(super) fn push_numbers(numbers: &mut Vec<f32>, values: &dyn Array, kind: InputKind, as_of: AsOf) -> Result<()> {
     if kind == InputKind::Moment {
         // A date is midnight UTC; a timestamp without a zone is UTC, as in every table.
         let instants = cast(values, &DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())))?;
