@@ -65,6 +65,11 @@ impl FeatureSet {
         (FeatureSet { entity: task.entity.clone(), population, views, features, sequence }, problems)
     }
 
+    /// The same without the events, for a model that does not read them.
+    pub fn without_sequence(&self) -> FeatureSet {
+        FeatureSet { sequence: None, ..self.clone() }
+    }
+
     /// The key column's name.
     pub fn key(&self) -> &str {
         &self.entity.key

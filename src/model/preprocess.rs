@@ -122,9 +122,9 @@ impl Preprocess {
         &self.inputs
     }
 
-    /// Leaves a feature out, and says why.
-    pub fn leave_out(&mut self, kind: InputKind, why: &str) {
-        for input in self.inputs.iter_mut().filter(|input| input.kind == kind) {
+    /// Leaves the events out, and says why.
+    pub fn without_events(&mut self, why: &str) {
+        for input in self.inputs.iter_mut().filter(|input| matches!(input.encoding, Encoding::Events(_))) {
             input.encoding = Encoding::Dropped(why.to_owned());
         }
     }
@@ -178,14 +178,17 @@ impl Preprocess {
         let width = self.width();
         let mut out = vec![0.0; table.rows() * width];
         let mut offset = 0;
-        for (input, (name, _, column)) in self.inputs.iter().zip(table.columns()) {
+        // Events make no inputs here; where the network does not read them, they may be missing.
+        let inputs = self.inputs.iter().filter(|input| input.kind != InputKind::Events);
+        let columns = table.columns().filter(|(_, kind, _)| *kind != InputKind::Events);
+        for (input, (name, _, column)) in inputs.zip(columns) {
             if input.name != name {
                 return Err(Error::infra(format!("`{name}` stands where `{}` belongs", input.name)));
             }
             let step = input.encoding.width();
             let mut slots = out.chunks_exact_mut(width.max(1)).map(|row| &mut row[offset..offset + step]);
             match (&input.encoding, column) {
-                (Encoding::Dropped(_), _) | (Encoding::Events(_), RawColumn::Events(_)) => {}
+                (Encoding::Dropped(_), _) => {}
                 (Encoding::Number(number), RawColumn::Number(values)) => {
                     values.iter().zip(&mut slots).for_each(|(value, slot)| number.write(*value, slot));
                 }

@@ -15,7 +15,7 @@ use super::watch::{Epoch, Watch};
 use crate::Result;
 use crate::model::device;
 use crate::model::heads::Head;
-use crate::model::network::{DECAYED, Network, NetworkShape};
+use crate::model::network::{DECAYED, EventTensors, Inputs, Network, NetworkShape};
 use crate::printer::Progress;
 use crate::spec::{Loss, TrainSpec};
 
@@ -39,6 +39,8 @@ pub struct Examples {
     pub texts: Vec<Tensor>,
     /// [distinct texts + 1, text width], the last row 0.
     pub embeddings: Option<Tensor>,
+    /// The newest events of each example, if they are read.
+    pub events: Option<EventTensors>,
     /// What the season adds to the raw outputs of each row, [n, outputs].
     pub offsets: Tensor,
     /// Per head, one label per row; NaN where there is none. An mse label is standardised, a softmax label a class number.
@@ -51,7 +53,8 @@ impl Examples {
         self.labels.first().map_or(0, Vec::len)
     }
 
-    fn inputs(&self, rows: &[i64]) -> Result<(Tensor, Vec<Tensor>)> {
+    fn inputs(&self, rows: &[i64]) -> Result<Inputs<'_>> {
+        let events = self.events.as_ref().map(|events| (events, rows.to_vec()));
         let rows = Tensor::f_from_slice(rows)?.f_to_device(self.numbers.device())?;
         let mut texts = Vec::with_capacity(self.texts.len());
         if let Some(embeddings) = &self.embeddings {
@@ -59,7 +62,7 @@ impl Examples {
                 texts.push(embeddings.f_index_select(0, &ids.f_index_select(0, &rows)?)?);
             }
         }
-        Ok((self.numbers.f_index_select(0, &rows)?, texts))
+        Ok(Inputs { numbers: self.numbers.f_index_select(0, &rows)?, texts, events })
     }
 
     /// The network's raw outputs for all rows, with their offsets: n × members × outputs.
@@ -67,8 +70,7 @@ impl Examples {
         let mut all = Vec::with_capacity(self.rows() * network.shape().members * network.shape().outputs);
         let rows: Vec<i64> = (0..self.rows() as i64).collect();
         for chunk in rows.chunks(EVALUATED_AT_ONCE) {
-            let (numbers, texts) = self.inputs(chunk)?;
-            all.extend(network.outputs(&numbers, &texts)?);
+            all.extend(network.outputs(&self.inputs(chunk)?)?);
         }
         let offsets = Vec::<f32>::try_from(&self.offsets.f_to_device(Device::Cpu)?.f_view([-1])?)?;
         let shape = network.shape();
@@ -164,8 +166,7 @@ pub fn fit(
             step += 1;
             rate = full * (step as f64 / WARM_UP_STEPS as f64).min(1.0);
             optimizer.set_lr(rate);
-            let (numbers, texts) = examples.inputs(rows)?;
-            let loss = labels.loss(heads, &network.forward(&numbers, &texts, true)?, rows)?;
+            let loss = labels.loss(heads, &network.forward(&examples.inputs(rows)?, true)?, rows)?;
             optimizer.backward_step_clip_norm(&loss, options.train.clip_norm);
             mean.follow(step)?;
             sum += f64::try_from(&loss.detach())? * rows.len() as f64;
@@ -331,6 +332,7 @@ pub(super) mod tests {
             embedding: EmbeddingSpec::PiecewiseLinear { width: 2, bins: 4 },
             texts: 0,
             text_width: 0,
+            sequence: None,
             hidden: vec![8],
             outputs,
             constant: Vec::new(),
@@ -350,7 +352,8 @@ pub(super) mod tests {
             numbers: Tensor::from_slice(&points.concat()).view([-1, 2]),
             texts: Vec::new(),
             embeddings: None,
-            offsets: Tensor::zeros([400, outputs], (Kind::Float, Device::Cpu)),
+            events: None,
+            offsets: Tensor::zeros([400, 1], (Kind::Float, Device::Cpu)),
             labels: vec![points.iter().map(|p| label(p[0])).collect()],
         }
     }

@@ -79,17 +79,34 @@ fn masked_mean(rows: &Tensor, mask: &Tensor) -> Result<Tensor> {
 /// The mean loss of the members' common prediction, which is what scoring publishes. `raw` holds n × members × outputs
 /// numbers, of which this head's start at `offset`; NaN labels are left out.
 pub fn of_ensemble(head: &Head, raw: &[f64], members: usize, outputs: usize, offset: usize, labels: &[f32]) -> f64 {
-    let mut total = 0.0;
-    let mut rows = 0_usize;
-    for (row, label) in raw.chunks_exact(members * outputs).zip(labels) {
-        if label.is_nan() {
-            continue;
-        }
+    let rows = rows_of_ensemble(head, raw, members, outputs, offset, labels);
+    let (total, known) = rows.flatten().fold((0.0, 0_usize), |(sum, n), loss| (sum + loss, n + 1));
+    total / known.max(1) as f64
+}
+
+/// As [`of_ensemble`], row by row; `None` where there is no label.
+pub fn rows_of_ensemble<'a>(
+    head: &'a Head,
+    raw: &'a [f64],
+    members: usize,
+    outputs: usize,
+    offset: usize,
+    labels: &'a [f32],
+) -> impl Iterator<Item = Option<f64>> + 'a {
+    raw.chunks_exact(members * outputs).zip(labels).map(move |(row, label)| {
         let parts: Vec<&[f64]> = row.chunks_exact(outputs).map(|m| &m[offset..offset + head.width()]).collect();
-        total += of_row(head, &parts, f64::from(*label));
-        rows += 1;
-    }
-    total / rows.max(1) as f64
+        (!label.is_nan()).then(|| of_row(head, &parts, f64::from(*label)))
+    })
+}
+
+/// The heads' mean losses together, where each row counts so many times; a head without labels adds nothing.
+pub fn together(losses: &[Vec<Option<f64>>], weight: impl Fn(usize) -> f64) -> f64 {
+    let mean = |losses: &Vec<Option<f64>>| {
+        let known = losses.iter().enumerate().filter_map(|(row, loss)| loss.map(|loss| (loss, weight(row))));
+        let (sum, weights) = known.fold((0.0, 0.0), |(sum, all), (loss, w)| (sum + w * loss, all + w));
+        if weights > 0.0 { sum / weights } else { 0.0 }
+    };
+    losses.iter().map(mean).sum()
 }
 
 fn of_row(head: &Head, members: &[&[f64]], label: f64) -> f64 {

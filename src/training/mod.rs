@@ -14,6 +14,7 @@ pub mod event_file;
 pub mod fit;
 pub mod floor;
 pub mod glm;
+mod keep;
 pub mod losses;
 pub mod metrics;
 pub mod schedule;

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use chrono::NaiveDate;
 use serde::Serialize;
-use tch::Device;
+use tch::{Device, Kind};
 
 use super::baselines::Baselines;
 use super::btyd::{HeadPlan, Phases};
@@ -27,12 +27,12 @@ use crate::model::bundle::BundleParts;
 use crate::model::encoder::Encoder;
 use crate::model::heads::Head;
 use crate::model::manifest::{BundleManifest, FeatureEntry, LAYOUT, Split, TextEntry, TrainingSummary};
-use crate::model::network::NetworkShape;
+use crate::model::network::{EventTensors, NetworkShape, SequenceShape};
 use crate::model::predict::{Embedded, embed, matrix};
-use crate::model::preprocess::Preprocess;
+use crate::model::preprocess::{EventsEncoding, Preprocess};
 use crate::model::season::{self, Season};
 use crate::printer::Printer;
-use crate::spec::{EntityTask, Loss, ModelSpec, SeasonSpec};
+use crate::spec::{EntityTask, Loss, ModelSpec, SeasonSpec, SequenceSpec};
 use crate::{AsOf, Error, Result};
 
 /// A training job's parts, as far as training needs them.
@@ -132,8 +132,10 @@ pub async fn train_watched(
         }
     }
     let mut room = Room::new(job, model, data, heads, watch)?;
-    let progress = printer.progress("training", Some(2 * job.task.train.epochs as u64));
-    let first = room.select(&training, &validating, &dates, btyd.as_ref(), &progress)?;
+    let fits = if room.asks_whether_events_help() { 3 } else { 2 };
+    let progress = printer.progress("training", Some(fits * job.task.train.epochs as u64));
+    let (searched, verdict) = room.search(&training, &validating, &progress)?;
+    let first = room.select(searched, &training, &validating, &dates, btyd.as_ref())?;
     watch.validated(first.epochs, &first.evaluation)?;
     if let Some(models) = &btyd {
         models.last.extend(&mut room.data.table)?;
@@ -144,6 +146,7 @@ pub async fn train_watched(
     let heads = room.corrected(&last, &first.corrections, &everything, &dates)?;
     let mut baselines = Baselines::fit(&heads, &room.data, &everything, job.task.train.rfm.as_ref())?;
     let mut notes = notes(&room.data, &last.preprocess, &heads);
+    notes.extend(verdict);
     if let Some(models) = &btyd {
         baselines.with_btyd(&models.last, &heads, gatherer.labels(), &room.data, &everything);
         notes.extend(models.notes());
@@ -219,20 +222,33 @@ fn notes(data: &Dataset, preprocess: &Preprocess, heads: &[Head]) -> Vec<String>
     notes
 }
 
+fn sequence_shape((events, spec): (&EventsEncoding, &SequenceSpec)) -> SequenceShape {
+    SequenceShape {
+        encoder: spec.encoder,
+        length: spec.length,
+        width: spec.width,
+        layers: spec.layers,
+        numbers: events.numbers(),
+        vocabularies: events.vocabularies(),
+    }
+}
+
 /// Everything that both fits share.
 pub(super) struct Room<'a> {
     pub(super) job: TrainJob<'a>,
-    model: &'a ModelSpec,
+    pub(super) model: &'a ModelSpec,
     pub(super) data: Dataset,
     heads: Vec<Head>,
     encoder: Option<Encoder>,
     embedded: Option<Embedded>,
+    /// Why the events are not read, where the job has some and they did not help.
+    pub(super) without_events: Option<String>,
     watch: &'a dyn Watch,
 }
 
 /// A fit with all that was fitted for it.
 pub(super) struct Trained {
-    preprocess: Preprocess,
+    pub(super) preprocess: Preprocess,
     pub(super) heads: Vec<Head>,
     pub(super) fitted: Fitted,
 }
@@ -250,7 +266,7 @@ impl<'a> Room<'a> {
             None => None,
         };
         let embedded = encoder.as_ref().map(|e| embed(e, &data.table, job.device)).transpose()?;
-        Ok(Room { job, model, data, heads, encoder, embedded, watch })
+        Ok(Room { job, model, data, heads, encoder, embedded, without_events: None, watch })
     }
 
     /// The text columns in the order of the features, which is that of the inputs.
@@ -261,7 +277,7 @@ impl<'a> Room<'a> {
     }
 
     /// Rows as tensors.
-    fn examples(&self, preprocess: &Preprocess, heads: &[Head], rows: &[usize]) -> Result<Examples> {
+    pub(super) fn examples(&self, preprocess: &Preprocess, heads: &[Head], rows: &[usize]) -> Result<Examples> {
         let device = self.job.device;
         let width = preprocess.width();
         let all = preprocess.transform(&self.data.table)?;
@@ -291,7 +307,9 @@ impl<'a> Room<'a> {
         let added: Vec<f32> =
             rows.iter().filter_map(|row| season.get(&dates[*row])).flatten().map(|added| *added as f32).collect();
         let offsets = matrix(&added, rows.len(), device)?;
-        Ok(Examples { numbers, texts, embeddings, offsets, labels })
+        let events = preprocess.encode_events(&self.data.table)?;
+        let events = events.map(|all| EventTensors::new(&all.of_rows(rows), Kind::Float, device)).transpose()?;
+        Ok(Examples { numbers, texts, embeddings, events, offsets, labels })
     }
 
     /// Fits preprocessing and network on `rows`; stops early by `validating`, if there are such rows.
@@ -303,7 +321,10 @@ impl<'a> Room<'a> {
         what: &str,
         progress: &crate::printer::Progress,
     ) -> Result<Trained> {
-        let preprocess = Preprocess::fit(&self.data.table, rows);
+        let mut preprocess = Preprocess::fit(&self.data.table, rows);
+        if let Some(why) = &self.without_events {
+            preprocess.without_events(why);
+        }
         let mut heads = self.heads.clone();
         for (head, labels) in heads.iter_mut().zip(&self.data.labels) {
             let known: Vec<f64> = rows.iter().map(|row| labels[*row]).collect();
@@ -323,12 +344,13 @@ impl<'a> Room<'a> {
             embedding: self.model.embedding,
             texts: self.embedded.as_ref().map_or(0, |e| e.ids.len()),
             text_width: self.encoder.as_ref().map_or(0, Encoder::hidden_size),
+            sequence: preprocess.events().zip(self.model.sequence.as_ref()).map(sequence_shape),
             hidden: self.model.hidden.clone(),
             outputs,
             constant,
             members: self.model.members,
         };
-        if shape.inputs == 0 && shape.texts == 0 {
+        if shape.inputs == 0 && shape.texts == 0 && shape.sequence.is_none() {
             return Err(Error::user("no feature differs between customers, so there is nothing to learn from"));
         }
         let examples = self.examples(&preprocess, &heads, rows)?;

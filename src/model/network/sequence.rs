@@ -63,7 +63,10 @@ impl EventTensors {
         let words: Vec<i64> = events.words.iter().copied().chain(std::iter::repeat_n(0, events.kinds)).collect();
         Ok(EventTensors {
             starts: events.starts.clone(),
-            numbers: Tensor::f_from_slice(&numbers)?.f_view(padded(events.width))?.f_to_device(device)?.f_to_kind(kind)?,
+            numbers: Tensor::f_from_slice(&numbers)?
+                .f_view(padded(events.width))?
+                .f_to_device(device)?
+                .f_to_kind(kind)?,
             words: Tensor::f_from_slice(&words)?.f_view(padded(events.kinds))?.f_to_device(device)?,
         })
     }
@@ -332,4 +335,171 @@ impl Norm {
 
 fn weight(path: &Path, dims: &[i64], init: Init) -> Result<Tensor> {
     Ok(path.set_group(DECAYED).f_var("weight", dims, init)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::nn::VarStore;
+
+    use super::*;
+
+    const LENGTHS: [usize; 6] = [3, 0, 1, 7, 2, 0];
+
+    fn shape(encoder: SequenceEncoder) -> SequenceShape {
+        SequenceShape { encoder, length: 8, width: 8, layers: 2, numbers: 3, vocabularies: vec![4, 5] }
+    }
+
+    /// An encoder in double precision, its biases moved away from 0.
+    fn encoder(kind: SequenceEncoder) -> (VarStore, EventEncoder) {
+        let mut store = VarStore::new(Device::Cpu);
+        let encoder = EventEncoder::new(&store.root(), &shape(kind)).unwrap();
+        store.double();
+        tch::no_grad(|| {
+            for mut variable in store.trainable_variables() {
+                let _ = variable.f_add_(&(variable.rand_like() * 0.2)).unwrap();
+            }
+        });
+        (store, encoder)
+    }
+
+    fn encoded(lengths: &[usize]) -> EncodedEvents {
+        let starts: Vec<usize> = std::iter::once(0)
+            .chain(lengths.iter().scan(0, |end, length| {
+                *end += length;
+                Some(*end)
+            }))
+            .collect();
+        let events = starts[lengths.len()];
+        EncodedEvents {
+            starts,
+            width: 3,
+            numbers: (0..events * 3).map(|i| (i as f32 * 0.7).sin()).collect(),
+            kinds: 2,
+            words: (0..events * 2).map(|i| (i * 7 % 4) as i64).collect(),
+        }
+    }
+
+    fn events() -> EventTensors {
+        EventTensors::new(&encoded(&LENGTHS), Kind::Double, Device::Cpu).unwrap()
+    }
+
+    const BOTH: [SequenceEncoder; 2] = [SequenceEncoder::Gru, SequenceEncoder::Transformer];
+
+    #[test]
+    fn a_row_alone_gives_what_it_gives_among_longer_and_shorter_ones() {
+        for kind in BOTH {
+            let (_store, encoder) = encoder(kind);
+            let events = events();
+            let together = encoder.forward(&events, &[4, 0, 3, 1, 2, 5]).unwrap();
+            assert_eq!(together.size(), [6, 8]);
+            for (place, row) in [4, 0, 3, 1, 2, 5].into_iter().enumerate() {
+                let alone = encoder.forward(&events, &[row]).unwrap();
+                assert!(together.get(place as i64).allclose(&alone.get(0), 1e-12, 1e-12, false), "{kind:?} {row}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_stands_in_the_padding_is_no_matter() {
+        for kind in BOTH {
+            let (_store, encoder) = encoder(kind);
+            let mut events = events();
+            let before = encoder.forward(&events, &[0, 1, 2, 3, 4, 5]).unwrap();
+            let padding = events.padding();
+            let _ = events.numbers.get(padding).f_fill_(1e3).unwrap();
+            let _ = events.words.get(padding).f_fill_(3).unwrap();
+            assert!(before.equal(&encoder.forward(&events, &[0, 1, 2, 3, 4, 5]).unwrap()), "{kind:?}");
+            events.numbers = &events.numbers * 1.5;
+            assert!(!before.allclose(&encoder.forward(&events, &[0, 1, 2, 3, 4, 5]).unwrap(), 1e-3, 1e-3, false));
+        }
+    }
+
+    #[test]
+    fn customers_without_events_are_all_alike_and_the_order_of_events_matters() {
+        for kind in BOTH {
+            let (_store, encoder) = encoder(kind);
+            let vectors = encoder.forward(&events(), &[0, 1, 5]).unwrap();
+            assert!(vectors.get(1).equal(&vectors.get(2)) && !vectors.get(0).equal(&vectors.get(1)), "{kind:?}");
+            let mut turned = encoded(&[3]);
+            turned.numbers.rotate_left(3);
+            turned.words.rotate_left(2);
+            let turned = EventTensors::new(&turned, Kind::Double, Device::Cpu).unwrap();
+            let turned = encoder.forward(&turned, &[0]).unwrap();
+            assert!(!turned.get(0).allclose(&vectors.get(0), 1e-3, 1e-3, false), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn no_rows_and_no_events_are_no_problem() {
+        for kind in BOTH {
+            let (_store, encoder) = encoder(kind);
+            assert_eq!(encoder.forward(&events(), &[]).unwrap().size(), [0, 8]);
+            let nothing = EventTensors::new(&encoded(&[0, 0]), Kind::Double, Device::Cpu).unwrap();
+            assert_eq!(encoder.forward(&nothing, &[0, 1]).unwrap().size(), [2, 8], "{kind:?}");
+        }
+    }
+
+    /// The GRU by the letter, for one row and one layer: `input` [steps, in].
+    fn by_the_letter(weights: &[Tensor], input: &Tensor) -> Vec<Tensor> {
+        let mut state = Tensor::zeros([8], (Kind::Double, Device::Cpu));
+        let mut states = Vec::new();
+        for step in 0..input.size()[0] {
+            let of = |weight: &Tensor, bias: &Tensor, x: &Tensor| (weight.matmul(x) + bias).chunk(3, 0);
+            let x = of(&weights[0], &weights[2], &input.get(step));
+            let h = of(&weights[1], &weights[3], &state);
+            let (reset, update) = ((&x[0] + &h[0]).sigmoid(), (&x[1] + &h[1]).sigmoid());
+            let new = (&x[2] + reset * &h[2]).tanh();
+            state = (update.ones_like() - &update) * new + &update * state;
+            states.push(state.shallow_clone());
+        }
+        states
+    }
+
+    #[test]
+    fn packed_rows_give_what_the_formula_gives_step_by_step() {
+        let (_store, encoder) = encoder(SequenceEncoder::Gru);
+        let Layers::Gru { weights, .. } = &encoder.layers else { panic!("no GRU") };
+        let events = events();
+        let vectors = encoder.forward(&events, &[0, 2, 3]).unwrap();
+        for (place, row) in [0_usize, 2, 3].into_iter().enumerate() {
+            let own: Vec<i64> = (events.starts[row]..events.starts[row + 1]).map(|event| event as i64).collect();
+            let first = by_the_letter(&weights[..4], &encoder.tokens(&events, &own).unwrap());
+            let second = by_the_letter(&weights[4..], &Tensor::stack(&first, 0));
+            assert!(vectors.get(place as i64).allclose(&second[own.len() - 1], 1e-10, 1e-10, false), "row {row}");
+        }
+    }
+
+    /// One block of the transformer by the letter, without masks: `x` [l, width].
+    fn block_by_the_letter(block: &Block, x: &Tensor) -> Tensor {
+        let joint = block.queries_keys_values.forward(&block.before_attention.forward(x).unwrap()).unwrap();
+        let part = |which: i64, head: i64| joint.narrow(1, which * 8 + head * 2, 2);
+        let heads: Vec<Tensor> = (0..HEADS)
+            .map(|head| {
+                let scores = part(0, head).matmul(&part(1, head).transpose(0, 1)) / 2.0_f64.sqrt();
+                scores.softmax(-1, Kind::Double).matmul(&part(2, head))
+            })
+            .collect();
+        let x = x + block.attended.forward(&Tensor::cat(&heads, 1)).unwrap();
+        let wide = block.hidden.forward(&block.before_hidden.forward(&x).unwrap()).unwrap().gelu("none");
+        &x + block.output.forward(&wide).unwrap()
+    }
+
+    #[test]
+    fn masked_batches_give_what_the_formula_gives_row_by_row() {
+        let (_store, encoder) = encoder(SequenceEncoder::Transformer);
+        let Layers::Transformer(transformer) = &encoder.layers else { panic!("no transformer") };
+        let events = events();
+        let vectors = encoder.forward(&events, &[0, 1, 3]).unwrap();
+        for (place, row) in [0_usize, 1, 3].into_iter().enumerate() {
+            let own: Vec<i64> = (events.starts[row]..events.starts[row + 1]).map(|event| event as i64).collect();
+            let tokens = transformer.input.forward(&encoder.tokens(&events, &own).unwrap()).unwrap();
+            let newest = transformer.places.narrow(0, 8 - own.len() as i64, own.len() as i64);
+            let mut x = Tensor::cat(&[tokens + newest, transformer.collector.get(0)], 0);
+            for block in &transformer.blocks {
+                x = block_by_the_letter(block, &x);
+            }
+            let wanted = transformer.last.forward(&x.get(own.len() as i64)).unwrap();
+            assert!(vectors.get(place as i64).allclose(&wanted, 1e-10, 1e-10, false), "row {row}");
+        }
+    }
 }

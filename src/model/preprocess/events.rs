@@ -148,6 +148,20 @@ pub struct EncodedEvents {
     pub words: Vec<i64>,
 }
 
+impl EncodedEvents {
+    /// The events of these rows alone.
+    pub fn of_rows(&self, rows: &[usize]) -> EncodedEvents {
+        let mut own = EncodedEvents { starts: vec![0], numbers: Vec::new(), words: Vec::new(), ..*self };
+        for row in rows {
+            let (from, until) = (self.starts[*row], self.starts[row + 1]);
+            own.numbers.extend_from_slice(&self.numbers[from * self.width..until * self.width]);
+            own.words.extend_from_slice(&self.words[from * self.kinds..until * self.kinds]);
+            own.starts.push(own.starts[own.starts.len() - 1] + until - from);
+        }
+        own
+    }
+}
+
 impl EventsEncoding {
     /// Fits the events of the rows given.
     pub(super) fn fit(events: &Events, rows: &[usize]) -> Encoding {

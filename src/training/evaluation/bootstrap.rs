@@ -18,7 +18,11 @@ const TAIL: f64 = 0.025;
 const KNOWN: f64 = 0.95;
 
 /// What `of` says of every resample, given how often each customer was drawn; in the order of the resamples.
-pub(super) fn resampled<T: Send>(customers: usize, resamples: usize, of: impl Fn(&[f64]) -> T + Sync) -> Vec<T> {
+pub(in crate::training) fn resampled<T: Send>(
+    customers: usize,
+    resamples: usize,
+    of: impl Fn(&[f64]) -> T + Sync,
+) -> Vec<T> {
     (0..resamples).into_par_iter().map(|resample| of(&draw(customers, resample))).collect()
 }
 
@@ -31,7 +35,7 @@ fn draw(customers: usize, resample: usize) -> Vec<f64> {
 }
 
 /// The 95 % interval of what the resamples gave; `None` where too many of them gave nothing.
-pub(super) fn interval(resampled: impl Iterator<Item = f64>) -> Option<[f64; 2]> {
+pub(in crate::training) fn interval(resampled: impl Iterator<Item = f64>) -> Option<[f64; 2]> {
     let (mut all, mut known) = (0, Vec::new());
     for value in resampled {
         all += 1;

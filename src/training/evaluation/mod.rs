@@ -1,7 +1,7 @@
 //! The model beside the baselines, on customers with known labels: metrics, how sure they are, who wins, and the same for
 //! groups of customers.
 
-mod bootstrap;
+pub(super) mod bootstrap;
 mod groups;
 mod panel;
 mod table;
