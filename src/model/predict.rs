@@ -8,8 +8,8 @@ use super::bundle::Bundle;
 use super::encoder::Encoder;
 use super::heads::{Head, Prediction, make_monotone};
 use super::manifest::BundleManifest;
-use super::network::Network;
-use super::preprocess::{InputKind, MISSING, Preprocess, RawColumn, RawTable};
+use super::network::{EventTensors, Inputs, Network};
+use super::preprocess::{Input, InputKind, MISSING, Preprocess, RawColumn, RawTable};
 use super::season;
 use crate::Result;
 
@@ -57,7 +57,9 @@ impl Predictor {
     /// A table of the features that it needs, without rows.
     pub fn table(&self) -> RawTable {
         let derived = self.btyd.as_ref().map_or_else(Vec::new, BuyTillYouDie::names);
-        let features = self.preprocess.inputs().iter().filter(|input| !derived.contains(&input.name));
+        // Events that the network does not read need not be there.
+        let read = |input: &&Input| input.kind != InputKind::Events || self.preprocess.events().is_some();
+        let features = self.preprocess.inputs().iter().filter(|input| !derived.contains(&input.name)).filter(read);
         RawTable::new(features.map(|i| (i.name.clone(), i.kind)).collect())
     }
 
@@ -86,7 +88,10 @@ impl Predictor {
             }
         }
         let members = self.network.shape().members;
-        let mut raw = self.network.outputs(&numbers, &texts)?;
+        let events = self.preprocess.encode_events(table)?;
+        let events = events.map(|e| EventTensors::new(&e, Kind::Double, self.device)).transpose()?;
+        let events = events.as_ref().map(|events| (events, (0..table.rows() as i64).collect()));
+        let mut raw = self.network.outputs(&Inputs { numbers, texts, events })?;
         season::apply(&self.trained, &mut raw, members, table.dates());
         Ok((predictions(&self.trained, &raw, members), raw))
     }

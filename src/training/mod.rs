@@ -16,6 +16,7 @@ pub mod fit;
 pub mod floor;
 mod gather;
 pub mod glm;
+mod keep;
 pub mod losses;
 pub mod metrics;
 pub mod schedule;

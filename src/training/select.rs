@@ -8,14 +8,12 @@ use super::dates::Dates;
 use super::evaluation::{Evaluation, Judged, RESAMPLES};
 use super::fit::Fitted;
 use super::floor::{self, FloorShare};
-use super::schedule::Pace;
 use super::train::{Room, Trained};
 use super::validation::ValidationParts;
 use crate::model::calibration::Calibration;
 use crate::model::heads::{Head, Prediction};
 use crate::model::manifest::Split;
 use crate::model::predict::predictions;
-use crate::printer::Progress;
 use crate::spec::Loss;
 use crate::{AsOf, Result};
 
@@ -86,16 +84,15 @@ impl Corrections {
 }
 
 impl Room<'_> {
-    /// The first fit: epochs, calibration, floors, and how good it is on rows that it has not seen.
+    /// What the first fit says of rows that it has not seen: epochs, calibration, floors, and how good it is.
     pub(super) fn select(
         &self,
+        trained: Trained,
         training: &[usize],
         validating: &ValidationParts,
         dates: &Dates,
         btyd: Option<&Phases>,
-        progress: &Progress,
     ) -> Result<Selected> {
-        let trained = self.fit(self.recipe, training, Some(&validating.stopping), Pace::Search, "search", progress)?;
         let rows = validating.judged();
         let (raw, members) = self.outputs(&trained, &rows)?;
         let labels: Vec<Vec<f64>> =
