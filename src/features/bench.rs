@@ -251,7 +251,7 @@ fn planning_problem(text: &str, kind: Kind) -> Problem {
         .unwrap_or_default();
         let name = name.rsplit('.').next().unwrap_or_default().to_owned();
         let problem = Problem::new(format!("`{name}` is neither grouped by nor inside an aggregate"));
-        let way_out = if kind == Kind::Free { "" } else { "; only the key stands alone" };
+        let way_out = if matches!(kind, Kind::Free | Kind::Events) { "" } else { "; only the key stands alone" };
         return problem.hint(format!("one row per key needs one value: `max({name})`, `sum({name})`, …{way_out}"));
     }
     let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or(text);

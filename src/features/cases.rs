@@ -184,6 +184,7 @@ enum Subject<'a> {
     Feature(&'a Definition),
     Label(&'a Definition),
     View(&'a Definition),
+    Events(&'a Definition),
 }
 
 impl Job {
@@ -216,9 +217,20 @@ impl Job {
                 let frame = bench.context().table(definition.stem.as_str()).await?;
                 (Arc::new(frame.schema().as_arrow().clone()), frame.collect().await?)
             }
+            Subject::Events(definition) => {
+                let bench = Bench::over(&context).await?;
+                Error::all(self.features.add_views(&bench, until.instant()).await?)?;
+                match prepare::view(&bench, definition, until.instant()).await {
+                    Ok(plan) => {
+                        let frame = bench.frame(plan);
+                        (Arc::new(frame.schema().as_arrow().clone()), frame.collect().await?)
+                    }
+                    Err(problems) => return Error::all(problems).map(|()| Vec::new()),
+                }
+            }
         };
         let actual = arrow::compute::concat_batches(&batches.0, &batches.1)?;
-        self.compare(file, case, &actual, matches!(subject, Subject::View(_)))
+        self.compare(file, case, &actual, matches!(subject, Subject::View(_) | Subject::Events(_)))
     }
 
     fn subject(&self, stem: &str, case: &Case) -> Result<Subject<'_>> {
@@ -229,8 +241,11 @@ impl Job {
         let features = self.features.features.iter().find(is_it).map(Subject::Feature);
         let views = || self.features.views.iter().find(is_it).map(Subject::View);
         let labels = || self.labels.files().iter().find(is_it).map(Subject::Label);
-        features.or_else(labels).or_else(views).ok_or_else(|| {
+        let sequence = || self.features.sequence.as_ref().map(|sequence| &sequence.events);
+        let events = || sequence().filter(is_it).map(Subject::Events);
+        features.or_else(labels).or_else(views).or_else(events).ok_or_else(|| {
             let all = self.features.features.iter().chain(&self.features.views).chain(self.labels.files());
+            let all = all.chain(sequence());
             match &case.file {
                 Some(file) => {
                     let error = Error::user(format!("the job has no SQL file `{file}`"));
@@ -291,6 +306,7 @@ impl Job {
         as_of: AsOf,
     ) -> Result<(Arc<Schema>, Vec<RecordBatch>)> {
         let mut set = self.features.clone();
+        set.sequence = None;
         if definition.kind != Kind::Derived {
             set.features.retain(|d| d.file == definition.file);
         }

@@ -22,6 +22,7 @@ pub(super) enum Role {
     View,
     Feature,
     Label,
+    Events,
 }
 
 /// How a file is computed.
@@ -39,6 +40,8 @@ pub(super) enum Kind {
     Label,
     /// One row per key.
     Population,
+    /// One row per event of a key.
+    Events,
 }
 
 /// A column of the select list.
@@ -190,6 +193,7 @@ fn kind_of(role: Role, header: &Header, tables: &[(String, Location)]) -> Kind {
         Role::Population => Kind::Population,
         Role::View => Kind::View,
         Role::Label => Kind::Label,
+        Role::Events => Kind::Events,
         Role::Feature if header.windows.is_some() => Kind::Windowed,
         Role::Feature if tables.iter().any(|(name, _)| name == "features") => Kind::Derived,
         Role::Feature => Kind::Free,

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use arrow::datatypes::DataType;
+
 use super::{FeatureColumn, LabelColumn};
 
 /// One table per SQL file; columns that differ in their window alone share a row.
@@ -29,7 +31,8 @@ pub fn markdown(job: &str, columns: &[FeatureColumn], labels: &[LabelColumn]) ->
             let windows: Vec<&str> = same.iter().filter_map(|c| c.window.as_deref()).collect();
             let name = if windows.is_empty() { column.name.clone() } else { format!("{base}_*") };
             let meaning = cell(column.description.as_deref().unwrap_or(""));
-            let _ = writeln!(text, "| `{name}` | {} | {} | {meaning} |", type_name(column), windows.join(" "));
+            let _ =
+                writeln!(text, "| `{name}` | {} | {} | {meaning} |", type_name(&column.data_type), windows.join(" "));
         }
     }
     if !labels.is_empty() {
@@ -63,16 +66,21 @@ fn base_name(column: &FeatureColumn) -> &str {
     column.name.strip_suffix(&suffix).unwrap_or(&column.name)
 }
 
-fn type_name(column: &FeatureColumn) -> &'static str {
-    use arrow::datatypes::DataType;
-    match column.data_type {
+fn type_name(data_type: &DataType) -> String {
+    let fixed = match data_type {
         DataType::Boolean => "bool",
         DataType::Int64 => "int64",
         DataType::Float64 => "float64",
         DataType::Date32 => "date",
         DataType::Timestamp(..) => "timestamp",
+        DataType::List(event) => return format!("list of {}", type_name(event.data_type())),
+        DataType::Struct(fields) => {
+            let fields = fields.iter().map(|field| format!("{} {}", field.name(), type_name(field.data_type())));
+            return format!("({})", fields.collect::<Vec<_>>().join(", "));
+        }
         _ => "utf8",
-    }
+    };
+    fixed.to_owned()
 }
 
 /// Text inside a table cell.
@@ -82,8 +90,6 @@ fn cell(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use arrow::datatypes::DataType;
-
     use super::*;
 
     fn column(name: &str, window: Option<&str>) -> FeatureColumn {

@@ -12,13 +12,15 @@ use super::bench::Bench;
 use super::part::{Part, PartColumn};
 use super::prepare::{self, FilePlan, Prepared};
 use super::rows::{self, Culprit};
+use super::sequence;
 use super::set::FeatureSet;
 use crate::spec::TableSpec;
 use crate::{AsOf, Error, Result};
 
 impl FeatureSet {
-    /// The matrix at `as_of`: one row per customer of the population, sorted by key, the key first. `context` shows the
-    /// rows before `as_of`; views that it lacks are added for this query alone.
+    /// The matrix at `as_of`: one row per customer of the population, sorted by key, the key first; its newest events come
+    /// last where the job's model reads them. `context` shows the rows before `as_of`; views that it lacks are added for
+    /// this query alone.
     ///
     /// The same rows give the same bits, whatever their order and the number of partitions. NaN and infinities are NULL.
     /// A key that the population or a free SELECT has twice ends the stream with an error that names the file.
@@ -30,12 +32,31 @@ impl FeatureSet {
     ) -> Result<FeatureStream> {
         let bench = Bench::over(context).await?;
         let prepared = self.prepared(&bench, tables.as_ref(), as_of).await?;
-        let frame = joined(self, &bench, &prepared, None)?;
+        self.stream(&bench, &prepared, as_of, None).await
+    }
+
+    /// Runs what was planned, for everybody or for one key.
+    async fn stream(
+        &self,
+        bench: &Bench,
+        prepared: &Prepared,
+        as_of: AsOf,
+        only: Option<ScalarValue>,
+    ) -> Result<FeatureStream> {
+        let sequence = self.sequence_plan(bench, &prepared.key_type, as_of).await;
+        let sequence = sequence.or_else(|problems| Error::all(problems).map(|()| None))?;
         let columns = prepared.columns(self);
         let schema = self.schema(&prepared.key_type, columns.iter().map(|c| (c.name.as_str(), &c.data_type)));
-        let culprits = culprits(self, &bench, &prepared);
-        let stream = rows::checked(frame.execute_stream().await?, schema.clone(), culprits);
-        Ok(FeatureStream::new(schema, as_of, stream))
+        let frame = joined(self, bench, prepared, only.clone())?;
+        let rows = rows::checked(frame.execute_stream().await?, schema.clone(), culprits(self, bench, prepared));
+        let matrix = FeatureStream::new(schema, as_of, rows);
+        Ok(match sequence {
+            None => matrix,
+            Some(plan) => {
+                let events = of_key(bench.frame(plan.plan.clone()), only)?.execute_stream().await?;
+                sequence::attached(matrix, &plan, events)
+            }
+        })
     }
 
     /// The row of one customer; `None` where the population does not have it. The key is given as text.
@@ -57,12 +78,7 @@ impl FeatureSet {
             }
             _ => ScalarValue::Utf8(Some(key.to_owned())),
         };
-        let columns = prepared.columns(self);
-        let schema = self.schema(&prepared.key_type, columns.iter().map(|c| (c.name.as_str(), &c.data_type)));
-        let frame = joined(self, &bench, &prepared, Some(key))?;
-        let culprits = culprits(self, &bench, &prepared);
-        let mut stream = Box::pin(rows::checked(frame.execute_stream().await?, schema, culprits));
-        stream.next().await.transpose()
+        self.stream(&bench, &prepared, as_of, Some(key)).await?.next().await.transpose()
     }
 
     /// The physical plan behind the matrix, as text.
@@ -104,13 +120,7 @@ pub(super) fn named(name: &str) -> Expr {
 
 /// Population ⟕ files, derived columns on top, sorted by key; `only` restricts it to one key.
 fn joined(set: &FeatureSet, bench: &Bench, prepared: &Prepared, only: Option<ScalarValue>) -> Result<DataFrame> {
-    let source = |plan: &LogicalPlan| -> Result<DataFrame> {
-        let frame = bench.frame(plan.clone());
-        Ok(match &only {
-            Some(key) => frame.filter(named(Part::KEY).eq(lit(key.clone())))?,
-            None => frame,
-        })
-    };
+    let source = |plan: &LogicalPlan| of_key(bench.frame(plan.clone()), only.clone());
     let mut frame = source(&prepared.population)?;
     for (i, file) in prepared.files.iter().enumerate() {
         let FilePlan::Joined(part) = &file.plan else { continue };
@@ -142,6 +152,14 @@ fn joined(set: &FeatureSet, bench: &Bench, prepared: &Prepared, only: Option<Sca
     let last = std::iter::once(set.key()).chain(order.iter().map(|c| c.name.as_str()));
     let frame = frame.select(last.map(named).collect::<Vec<_>>())?;
     Ok(frame.sort(vec![named(set.key()).sort(true, true)])?)
+}
+
+/// The rows of one key, where one is asked for.
+fn of_key(frame: DataFrame, only: Option<ScalarValue>) -> Result<DataFrame> {
+    Ok(match only {
+        Some(key) => frame.filter(named(Part::KEY).eq(lit(key)))?,
+        None => frame,
+    })
 }
 
 /// The column, or its value over no rows where the join found none.

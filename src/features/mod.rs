@@ -1,8 +1,8 @@
 //! Feature extraction: SQL files → windows → one row per customer.
 //!
 //! [`FeatureSet::load`] reads the population, the views and the feature files and says everything that is wrong with
-//! them; [`FeatureSet::resolve`] plans them on empty tables; [`FeatureSet::matrix`] streams the matrix. [`LabelSet`] does
-//! the same for what lies ahead of a date. The point-in-time cut of tables is made by the [`crate::lake`]; windows and
+//! them; [`FeatureSet::resolve`] plans them on empty tables; [`FeatureSet::matrix`] streams the matrix, with each customer's
+//! newest events behind it where the job's model reads them. [`LabelSet`] does the same for what lies ahead of a date. The point-in-time cut of tables is made by the [`crate::lake`]; windows and
 //! views make it once more for themselves.
 
 mod aggregates;
@@ -22,6 +22,7 @@ mod part;
 mod prepare;
 mod refuse;
 mod rows;
+mod sequence;
 mod set;
 mod stream;
 mod types;
@@ -32,6 +33,7 @@ pub use column::FeatureColumn;
 pub use condition::{Condition, ConditionParser};
 pub use labels::{LabelColumn, LabelSet};
 pub use rows::BATCH_ROWS;
+pub use sequence::SEQUENCE;
 pub use set::FeatureSet;
 pub use stream::FeatureStream;
 pub use window::Window;

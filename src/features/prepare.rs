@@ -168,7 +168,7 @@ pub(super) fn event_time_of(
     })
 }
 
-/// A view's plan: the author's SELECT, cut off at `until`.
+/// The plan of a view or an events file: the author's SELECT, cut off at `until`.
 pub(super) async fn view(
     bench: &Bench,
     definition: &Definition,
@@ -259,13 +259,23 @@ pub(super) fn fits(
     key_type: &DataType,
     set: &FeatureSet,
 ) -> Result<Part, Vec<Problem>> {
-    if part.key_type == *key_type {
-        return Ok(part);
+    match key_problem(definition, &part.key_type, key_type, set) {
+        None => Ok(part),
+        Some(problem) => Err(vec![problem]),
     }
+}
+
+/// What is wrong with a file's key, beside the population's.
+pub(super) fn key_problem(
+    definition: &Definition,
+    found: &DataType,
+    wanted: &DataType,
+    set: &FeatureSet,
+) -> Option<Problem> {
     let at = definition.items.iter().find(|i| i.name == set.key()).map_or(definition.begin, |i| i.at);
-    let problem =
-        Problem::new(format!("the key is of type `{}` here and `{key_type}` in the population", part.key_type));
-    Err(vec![problem.at(definition.place(at)).hint("the keys are compared; make them of one type with `CAST`")])
+    let problem = Problem::new(format!("the key is of type `{found}` here and `{wanted}` in the population"));
+    let problem = problem.at(definition.place(at)).hint("the keys are compared; make them of one type with `CAST`");
+    (found != wanted).then_some(problem)
 }
 
 /// Plans the derived files, each over the columns so far.

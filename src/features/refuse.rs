@@ -97,7 +97,7 @@ pub(super) fn check(definition: &Definition, key: &str, problems: &mut Vec<Probl
     match definition.kind {
         Kind::Windowed | Kind::Label => one_aggregate(definition, key, &mut refuse),
         Kind::Derived => one_row(definition, &mut refuse),
-        Kind::Free | Kind::View | Kind::Population => {
+        Kind::Free | Kind::View | Kind::Population | Kind::Events => {
             let limit = definition.query.limit_clause.is_some() || definition.query.fetch.is_some();
             if limit && definition.query.order_by.is_none() {
                 refuse("`LIMIT` without `ORDER BY` picks rows by chance".into(), definition.begin, "add `ORDER BY`");
@@ -119,8 +119,8 @@ fn header_fits(definition: &Definition, refuse: &mut Refuse) {
         (
             "event_time",
             event_time,
-            kind == Kind::View,
-            "only views name their event time; a table does in the job file",
+            matches!(kind, Kind::View | Kind::Events),
+            "only views and events files name their event time; a table does in the job file",
         ),
         ("horizon", horizon, kind == Kind::Label, "only label files look ahead"),
         ("entity", header.entity, kind == Kind::Population, "only the job's `entity: {query: …}` is the population"),
@@ -133,6 +133,11 @@ fn header_fits(definition: &Definition, refuse: &mut Refuse) {
     match kind {
         Kind::View if event_time.is_none() => refuse(
             "a view must say when its rows happened".into(),
+            definition.begin,
+            "add `-- @event_time COLUMN` above the SELECT",
+        ),
+        Kind::Events if event_time.is_none() => refuse(
+            "an events file must say when its rows happened".into(),
             definition.begin,
             "add `-- @event_time COLUMN` above the SELECT",
         ),
@@ -149,13 +154,15 @@ fn header_fits(definition: &Definition, refuse: &mut Refuse) {
             || windows.any(|w| definition.items.iter().any(|i| super::definition::column_name(&i.name, w) == name))
     };
     for (name, (_, at)) in &header.defaults {
-        if !known(name) {
+        if kind == Kind::Events {
+            refuse("`@default` does not belong here".into(), *at, "write `coalesce(column, value)` into the SELECT");
+        } else if !known(name) {
             let nearest = crate::spec::nearest::nearest(name, definition.items.iter().map(|i| i.name.as_str()));
             let hint = nearest.unwrap_or_else(|| "name a column of the select list".into());
             refuse(format!("`@default` names the unknown column `{name}`"), *at, &hint);
         }
     }
-    if let (Kind::View, Some((name, at))) = (kind, &header.event_time)
+    if let (Kind::View | Kind::Events, Some((name, at))) = (kind, &header.event_time)
         && !definition.items.is_empty()
         && !known(name)
     {

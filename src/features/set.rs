@@ -8,18 +8,26 @@ use datafusion::prelude::SessionContext;
 
 use super::bench::Bench;
 use super::definition::{Definition, Kind, Role};
-use super::{FeatureColumn, prepare};
+use super::{FeatureColumn, prepare, sequence};
 use crate::error::Problem;
 use crate::spec::{EntitySource, EntitySpec, EntityTask, TableSpec};
 use crate::{AsOf, Error, Result};
 
-/// The population, views and feature files of a job.
+/// The population, views and feature files of a job, and the events of its model's sequence.
 #[derive(Debug, Clone)]
 pub struct FeatureSet {
     pub(super) entity: EntitySpec,
     pub(super) population: Option<Definition>,
     pub(super) views: Vec<Definition>,
     pub(super) features: Vec<Definition>,
+    pub(super) sequence: Option<Sequence>,
+}
+
+/// The events file, and how many events of a customer are wanted.
+#[derive(Debug, Clone)]
+pub(super) struct Sequence {
+    pub events: Definition,
+    pub length: usize,
 }
 
 impl FeatureSet {
@@ -44,9 +52,22 @@ impl FeatureSet {
             EntitySource::Query(path) => read(std::slice::from_ref(path), Role::Population).pop(),
             EntitySource::Table { .. } => None,
         };
+        let sequence = task.model.as_ref().and_then(|model| model.sequence.as_ref());
+        let sequence = sequence.and_then(|spec| {
+            let events = read(std::slice::from_ref(&spec.events), Role::Events).pop()?;
+            Some(Sequence { events, length: spec.length })
+        });
         unique_views(&views, &mut problems);
         unique_columns(&features, key, &mut problems);
-        (FeatureSet { entity: task.entity.clone(), population, views, features }, problems)
+        if sequence.is_some() {
+            name_is_free(&features, key, &mut problems);
+        }
+        (FeatureSet { entity: task.entity.clone(), population, views, features, sequence }, problems)
+    }
+
+    /// The same without the events, for a model that does not read them.
+    pub fn without_sequence(&self) -> FeatureSet {
+        FeatureSet { sequence: None, ..self.clone() }
     }
 
     /// The key column's name.
@@ -57,11 +78,12 @@ impl FeatureSet {
     /// SHA-256 of every file that the matrix depends on, by its name in the job.
     pub fn hashes(&self) -> BTreeMap<String, String> {
         let files = self.population.iter().chain(&self.views).chain(&self.features);
+        let files = files.chain(self.sequence.as_ref().map(|sequence| &sequence.events));
         files.map(|definition| (definition.file.clone(), definition.hash.clone())).collect()
     }
 
     /// Plans everything on `context` (its tables may be empty) and says which columns come out, in the order of the
-    /// matrix, without the key. Problems of all files come at once.
+    /// matrix, without the key; [`super::SEQUENCE`] comes last where the job's model reads one. Problems of all files come at once.
     pub async fn resolve(
         &self,
         context: &SessionContext,
@@ -87,7 +109,18 @@ impl FeatureSet {
                 problems.push(super::bench::problem(definition, &error, definition.begin));
             }
         }
-        Ok((prepared.columns(self), problems))
+        let mut columns = prepared.columns(self);
+        match self.sequence_plan(&bench, &prepared.key_type, as_of).await {
+            Ok(Some(sequence)) => {
+                if let Err(error) = bench.context().state().create_physical_plan(&sequence.plan).await {
+                    problems.push(super::bench::problem(sequence.events, &error, sequence.events.begin));
+                }
+                columns.push(sequence.column());
+            }
+            Ok(None) => {}
+            Err(more) => problems.extend(more),
+        }
+        Ok((columns, problems))
     }
 
     /// Adds the views that are not there yet to the bench; views see tables and the views before them.
@@ -111,6 +144,20 @@ impl FeatureSet {
         match view {
             Some(view) => view.header.event_time.as_ref().map(|(name, _)| name.clone()),
             None => tables.iter().find(|t| t.name == table)?.event_time.clone(),
+        }
+    }
+}
+
+/// The column of the events has its name to itself.
+fn name_is_free(features: &[Definition], key: &str, problems: &mut Vec<Problem>) {
+    for definition in features {
+        let outputs = definition.outputs(key);
+        if let Some((_, item, _)) = outputs.iter().find(|(name, ..)| name == sequence::SEQUENCE) {
+            problems.push(
+                Problem::new(format!("`{}` is the name of the events that `model.sequence` reads", sequence::SEQUENCE))
+                    .at(definition.place(item.name_at))
+                    .hint("give the feature another name"),
+            );
         }
     }
 }

@@ -160,6 +160,7 @@ impl BundleManifest {
         problems.extend(self.sql_problems(sql));
         problems.extend(self.head_problems(model));
         problems.extend(self.btyd_problem(model));
+        problems.extend(self.sequence_problem(model));
         let hint = "train again with `tenure train JOB`, or go back to what the model was trained on";
         for problem in &mut problems {
             problem.hint.get_or_insert_with(|| hint.to_owned());
@@ -219,6 +220,16 @@ impl BundleManifest {
             model.btyd.iter().fold(problem, |problem, spec| problem.at(spec.place.clone()))
         };
         (!same).then(problem)
+    }
+
+    /// Columns and SQL of the events have been compared; how many of them are read shows in neither.
+    fn sequence_problem(&self, model: &ModelSpec) -> Option<Problem> {
+        let (trained, asked) = (self.network.sequence.as_ref()?, model.sequence.as_ref()?);
+        let message = format!(
+            "the model was trained on the {} newest events of a customer, and the job asks for {}",
+            trained.length, asked.length
+        );
+        (trained.length != asked.length).then(|| Problem::new(message).at(asked.place.clone()))
     }
 
     fn head_problems(&self, model: &ModelSpec) -> Vec<Problem> {

@@ -8,8 +8,8 @@ use super::bundle::Bundle;
 use super::encoder::Encoder;
 use super::heads::{Head, Prediction, make_monotone};
 use super::manifest::BundleManifest;
-use super::network::Network;
-use super::preprocess::{InputKind, MISSING, Preprocess, RawColumn, RawTable};
+use super::network::{EventTensors, Inputs, Network};
+use super::preprocess::{Input, InputKind, MISSING, Preprocess, RawColumn, RawTable};
 use super::rfm::Rfm;
 use super::season;
 use crate::Result;
@@ -60,7 +60,9 @@ impl Predictor {
     /// A table of the features that it needs, without rows.
     pub fn table(&self) -> RawTable {
         let derived = self.btyd.as_ref().map_or_else(Vec::new, BuyTillYouDie::names);
-        let features = self.preprocess.inputs().iter().filter(|input| !derived.contains(&input.name));
+        // Events that the network does not read need not be there.
+        let read = |input: &&Input| input.kind != InputKind::Events || self.preprocess.events().is_some();
+        let features = self.preprocess.inputs().iter().filter(|input| !derived.contains(&input.name)).filter(read);
         let mut columns: Vec<_> = features.map(|i| (i.name.clone(), i.kind)).collect();
         for name in self.rfm.iter().flat_map(|rfm| rfm.columns()) {
             if columns.iter().all(|(known, _)| known != name) {
@@ -95,7 +97,10 @@ impl Predictor {
             }
         }
         let members = self.network.shape().members;
-        let mut raw = self.network.outputs(&numbers, &texts)?;
+        let events = self.preprocess.encode_events(table)?;
+        let events = events.map(|e| EventTensors::new(&e, Kind::Double, self.device)).transpose()?;
+        let events = events.as_ref().map(|events| (events, (0..table.rows() as i64).collect()));
+        let mut raw = self.network.outputs(&Inputs { numbers, texts, events })?;
         if let Some(rfm) = &self.rfm {
             rfm.join(&self.trained, &mut raw, members, table, 0..table.rows())?;
         }

@@ -3,10 +3,11 @@
 //! A number gives two inputs (rank-normal by interpolated knots, and standardised, on a signed log scale where the column
 //! is skewed) and an indicator where values were missing in training. A timestamp or date is a number: days before as_of.
 //! A text that the job does not name as `model.text` is a category: its most frequent words, a slot for any other, a slot
-//! for NULL. A text column gives one indicator here; its embedding joins in the network. Whatever comes in, what goes
-//! out is finite: NaN and infinities count as missing, the rest is clipped to the training range's inner 99.8 %.
+//! for NULL. A text column gives one indicator here; its embedding joins in the network, and so does what is made of a
+//! customer's newest events. Whatever comes in, what goes out is finite: NaN and infinities count as missing, the rest is clipped to the training range's inner 99.8 %.
 
 mod category;
+mod events;
 mod number;
 mod table;
 
@@ -14,6 +15,7 @@ use arrow::datatypes::DataType;
 use serde::{Deserialize, Serialize};
 
 pub use category::CategoryEncoding;
+pub use events::{EncodedEvents, Events, EventsEncoding};
 pub use number::NumberEncoding;
 pub(crate) use number::{normal_cdf, normal_quantile};
 pub use table::{MISSING, RawColumn, RawTable, Words};
@@ -32,6 +34,8 @@ pub enum InputKind {
     Category,
     /// A text for the encoder.
     Text,
+    /// The newest events, for the sequence encoder.
+    Events,
 }
 
 impl InputKind {
@@ -46,6 +50,7 @@ impl InputKind {
             DataType::Boolean | DataType::Null => Ok(InputKind::Number),
             other if other.is_numeric() => Ok(InputKind::Number),
             DataType::Dictionary(_, values) => Self::of(name, values, text),
+            DataType::List(event) if matches!(event.data_type(), DataType::Struct(_)) => Ok(InputKind::Events),
             other => Err(Error::user(format!("the feature `{name}` has type {other}, which no model can use"))
                 .hint("make it a number, a boolean, a timestamp, a date or a text")),
         }
@@ -75,12 +80,14 @@ pub enum Encoding {
     Category(CategoryEncoding),
     /// One indicator for a missing text; the embedding joins later.
     Text,
+    /// No input here: the sequence encoder reads the events.
+    Events(EventsEncoding),
 }
 
 impl Encoding {
     fn width(&self) -> usize {
         match self {
-            Encoding::Dropped(_) => 0,
+            Encoding::Dropped(_) | Encoding::Events(_) => 0,
             Encoding::Number(number) => number.width(),
             Encoding::Category(category) => category.width(),
             Encoding::Text => 1,
@@ -102,6 +109,7 @@ impl Preprocess {
                 RawColumn::Number(values) => NumberEncoding::fit(values, rows),
                 RawColumn::Words(words) if kind == InputKind::Category => CategoryEncoding::fit(words, rows),
                 RawColumn::Words(_) => Encoding::Text,
+                RawColumn::Events(events) => EventsEncoding::fit(events, rows),
             };
             Input { name: name.to_owned(), kind, encoding }
         };
@@ -112,6 +120,30 @@ impl Preprocess {
     /// The features in order.
     pub fn inputs(&self) -> &[Input] {
         &self.inputs
+    }
+
+    /// Leaves the events out, and says why.
+    pub fn without_events(&mut self, why: &str) {
+        for input in self.inputs.iter_mut().filter(|input| matches!(input.encoding, Encoding::Events(_))) {
+            input.encoding = Encoding::Dropped(why.to_owned());
+        }
+    }
+
+    /// What was fitted for the events, if they are used.
+    pub fn events(&self) -> Option<&EventsEncoding> {
+        self.inputs.iter().find_map(|input| match &input.encoding {
+            Encoding::Events(events) => Some(events),
+            _ => None,
+        })
+    }
+
+    /// The events of all rows of `table` as the sequence encoder reads them, if they are used.
+    pub fn encode_events(&self, table: &RawTable) -> Result<Option<EncodedEvents>> {
+        let events = table.columns().find_map(|(_, _, column)| match column {
+            RawColumn::Events(events) => Some(events),
+            _ => None,
+        });
+        self.events().zip(events).map(|(encoding, events)| encoding.encode(events)).transpose()
     }
 
     /// Inputs per row.
@@ -146,7 +178,10 @@ impl Preprocess {
         let width = self.width();
         let mut out = vec![0.0; table.rows() * width];
         let mut offset = 0;
-        for (input, (name, _, column)) in self.inputs.iter().zip(table.columns()) {
+        // Events make no inputs here; where the network does not read them, they may be missing.
+        let inputs = self.inputs.iter().filter(|input| input.kind != InputKind::Events);
+        let columns = table.columns().filter(|(_, kind, _)| *kind != InputKind::Events);
+        for (input, (name, _, column)) in inputs.zip(columns) {
             if input.name != name {
                 return Err(Error::infra(format!("`{name}` stands where `{}` belongs", input.name)));
             }

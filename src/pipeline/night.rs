@@ -246,7 +246,9 @@ impl Night<'_> {
     /// Features → scores, written as they come: the published tables and the scored rows for the stages.
     async fn score(&self, bundle: Option<&Bundle>, tables: &NightTables<'_>, dir: &Path) -> Result<ScoredFiles> {
         let session = self.lake.session(Visibility::at(self.as_of)).await?;
-        let features = self.plan.features.matrix(&session, self.spec, self.as_of).await?;
+        let read = bundle.is_some_and(|bundle| bundle.manifest().network.sequence.is_some());
+        let features = if read { self.plan.features.clone() } else { self.plan.features.without_sequence() };
+        let features = features.matrix(&session, self.spec, self.as_of).await?;
         let mut writer = tables.scored_writer(dir, self.publish.features)?;
         let progress = self.printer.progress("scoring", None);
         match bundle {

@@ -22,9 +22,9 @@ pub struct Plan {
     pub labels: LabelSet,
     /// The types of their columns, in order.
     pub label_types: Vec<DataType>,
-    /// The matrix's columns behind the key.
+    /// The matrix's columns behind the key, the newest events last where the model reads them.
     pub columns: Vec<FeatureColumn>,
-    /// The matrix's schema, key first, columns described.
+    /// The matrix's schema, key first, columns described; without the events, which only the model sees.
     pub matrix: SchemaRef,
     /// The scores' schema: each head's columns, then `no_score_reason`; empty without a model.
     pub scores: SchemaRef,
@@ -112,7 +112,7 @@ fn gather<T>(problems: &mut Vec<Problem>, result: Result<T>) -> Result<Option<T>
 
 fn matrix_schema(key: &Field, columns: &[FeatureColumn]) -> SchemaRef {
     let key = described(key.clone(), "the customer");
-    let columns = columns.iter().map(|column| {
+    let columns = columns.iter().filter(|column| !is_events(column)).map(|column| {
         let mut text = column.description.clone().unwrap_or_else(|| format!("from {}", column.file));
         if let Some(window) = &column.window {
             text.push_str(&format!(" (window: {window})"));
@@ -120,6 +120,11 @@ fn matrix_schema(key: &Field, columns: &[FeatureColumn]) -> SchemaRef {
         described(Field::new(&column.name, column.data_type.clone(), true), text)
     });
     Arc::new(Schema::new(std::iter::once(key).chain(columns).collect::<Vec<_>>()))
+}
+
+/// No feature is a list; the events of a customer are.
+fn is_events(column: &FeatureColumn) -> bool {
+    matches!(column.data_type, DataType::List(_))
 }
 
 fn score_schema(model: Option<&ModelSpec>) -> SchemaRef {

@@ -158,6 +158,7 @@ impl ScoredWriter {
     /// One batch of the matrix with its scores, if there is a model.
     pub fn write(&mut self, features: &RecordBatch, scores: Option<&RecordBatch>) -> Result<()> {
         let score_columns = scores.map(|scores| scores.columns()).unwrap_or_default();
+        // Behind these columns stand the events that the model alone reads.
         let width = self.scored.fields().len() - score_columns.len();
         let matrix = &features.columns()[..width];
         let side_by_side = matrix.iter().chain(score_columns).cloned().collect();

@@ -9,6 +9,7 @@ use url::Url;
 
 use super::network::{EmbeddingSpec, Schedule, SeasonSpec};
 use super::outcomes::OutcomesSpec;
+use super::sequence::SequenceSpec;
 use super::text::{TextClassifierTask, TextSpec};
 use crate::error::Place;
 
@@ -290,6 +291,8 @@ pub struct ModelSpec {
     pub bundle: PathBuf,
     /// Text columns and their encoder.
     pub text: Option<TextSpec>,
+    /// Each customer's newest events, one by one.
+    pub sequence: Option<SequenceSpec>,
     /// What is predicted, one head each.
     pub heads: Vec<HeadSpec>,
     /// Members of the ensemble.

@@ -20,6 +20,7 @@ mod raw;
 mod read;
 mod recipe;
 mod schema;
+mod sequence;
 mod text;
 mod tune;
 mod validate;
@@ -35,6 +36,7 @@ pub use nearest::nearest;
 pub use network::{EmbeddingSpec, Schedule, SeasonSpec};
 pub use outcomes::{OutcomeMetric, OutcomesSpec, ThresholdSpec};
 pub use schema::{json_schema, reference};
+pub use sequence::{Keep, SequenceEncoder, SequenceSpec};
 pub use text::{TextClassifierTask, TextSpec};
 pub use tune::{LoraSpec, LoraTarget, TuneSpec};
 

@@ -1,12 +1,14 @@
 //! What a job file can say, key by key. The doc comments are what editors show (`tenure schema`).
 
 mod outcomes;
+mod sequence;
 mod tune;
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
 pub(super) use outcomes::{RawAlert, RawOutcomes};
+pub(super) use sequence::RawSequence;
 pub(super) use tune::{ModeOrTune, RawTune};
 
 use super::job::{ColumnType, Format, OnFail};
@@ -135,6 +137,8 @@ pub(super) struct RawModel {
     pub bundle: At<String>,
     /// Text columns and their encoder.
     pub text: Option<At<RawText>>,
+    /// Each customer's newest events one by one, beside the features that sum them up.
+    pub sequence: Option<At<RawSequence>>,
     /// What is predicted, one head each.
     pub heads: At<Vec<At<RawHead>>>,
     /// Members of the ensemble: networks that share their weight matrices (TabM) and are averaged. More of them cost time
@@ -156,7 +160,7 @@ pub(super) struct RawModel {
     pub btyd: Option<At<RawBtyd>>,
 }
 
-read_keys!(RawModel, "the model": bundle, text, heads, members, embedding, hidden, dropout, minimum_data, btyd);
+read_keys!(RawModel, "the model": bundle, text, sequence, heads, members, embedding, hidden, dropout, minimum_data, btyd);
 
 /// How each number enters the network: by its rank among the training rows, embedded in a few inputs. Its standardised
 /// value, indicators and categories are inputs as they are.

@@ -2,6 +2,7 @@
 //! the schema and docs/job-file.md take theirs from here.
 
 use super::network::{Schedule, SeasonSpec};
+use super::sequence::{Keep, SequenceEncoder};
 use super::values::EmbeddingName;
 
 /// Members of the ensemble.
@@ -34,3 +35,13 @@ pub(super) const RFM_SHARE: f64 = 0.4;
 pub(super) const SEASON: SeasonSpec = SeasonSpec::Retail;
 /// Epochs without a better validation loss before training stops.
 pub(super) const PATIENCE: u64 = 6;
+/// Events per customer at most.
+pub(super) const SEQUENCE_LENGTH: u64 = 32;
+/// What reads them.
+pub(super) const SEQUENCE_ENCODER: SequenceEncoder = SequenceEncoder::Gru;
+/// The width of what reads them.
+pub(super) const SEQUENCE_WIDTH: u64 = 32;
+/// The layers of what reads them.
+pub(super) const SEQUENCE_LAYERS: u64 = 1;
+/// Whether the validation may leave them out.
+pub(super) const SEQUENCE_KEEP: Keep = Keep::Auto;

@@ -13,6 +13,7 @@ use super::network::{Schedule, SeasonSpec};
 use super::node::{Kind, Node, Pos};
 use super::problems::Problems;
 use super::read::{FromNode, scalar, word};
+use super::sequence::{Keep, SequenceEncoder};
 use super::tune::LoraTarget;
 
 /// The longest duration: a century.
@@ -305,6 +306,24 @@ impl FromNode for LoraTarget {
     }
 }
 
+const ENCODERS: [(&str, SequenceEncoder); 2] =
+    [("gru", SequenceEncoder::Gru), ("transformer", SequenceEncoder::Transformer)];
+
+impl FromNode for SequenceEncoder {
+    fn from_node(node: &Node, problems: &mut Problems) -> Option<Self> {
+        let others = [("rnn", "gru"), ("lstm", "gru"), ("attention", "transformer"), ("bert", "transformer")];
+        word(node, problems, "an encoder of sequences", &ENCODERS, &others)
+    }
+}
+
+const KEEP: [(&str, Keep); 2] = [("auto", Keep::Auto), ("always", Keep::Always)];
+
+impl FromNode for Keep {
+    fn from_node(node: &Node, problems: &mut Problems) -> Option<Self> {
+        word(node, problems, "a value of `keep`", &KEEP, &[("true", "always"), ("yes", "always")])
+    }
+}
+
 /// A time zone by its IANA name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Zone(pub Tz);
@@ -346,6 +365,7 @@ as_text! {
     OnFail => |on_fail| name_in(&ON_FAIL, *on_fail),
     TuneMode => |mode| name_in(&TUNE_MODES, *mode),
     LoraTarget => |target| target.name().to_owned(),
+    Keep => |keep| name_in(&KEEP, *keep),
     Zone => |zone| zone.0.name().to_owned(),
 }
 
@@ -383,6 +403,8 @@ inline_schema! {
     OnFail => words(&ON_FAIL),
     TuneMode => words(&TUNE_MODES),
     LoraTarget => words(&LoraTarget::NAMES),
+    SequenceEncoder => words(&ENCODERS),
+    Keep => words(&KEEP),
     Zone => json_schema!({"type": "string", "examples": ["UTC", "Europe/Berlin", "America/New_York"]}),
 }
 

@@ -41,6 +41,19 @@ pub struct Dataset {
     pub negative: usize,
 }
 
+impl Dataset {
+    /// Per entry of `rows`, the number of its customer among those that these rows are of, and how many of them there are.
+    pub fn people(&self, rows: &[usize]) -> (Vec<u32>, usize) {
+        let mut numbers: HashMap<u32, u32> = HashMap::new();
+        let number = |row: &usize| {
+            let next = numbers.len() as u32;
+            *numbers.entry(self.customers[*row]).or_insert(next)
+        };
+        let customers = rows.iter().map(number).collect();
+        (customers, numbers.len())
+    }
+}
+
 /// The outcomes at one date: which customers have rows, and their labels.
 #[derive(Debug, Default)]
 struct Outcome {

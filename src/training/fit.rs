@@ -19,7 +19,7 @@ use crate::Result;
 use crate::model::device;
 use crate::model::encoder::Mode;
 use crate::model::heads::Head;
-use crate::model::network::{DECAYED, Network, NetworkShape};
+use crate::model::network::{DECAYED, EventTensors, Inputs, Network, NetworkShape};
 use crate::model::predict::matrix;
 use crate::model::season;
 use crate::printer::Progress;
@@ -43,6 +43,8 @@ pub struct Examples {
     pub numbers: Tensor,
     /// Per text column, the id of each row's text among the distinct ones; the one behind the last stands for no text.
     pub texts: Vec<Tensor>,
+    /// The newest events of each row, if they are read.
+    pub events: Option<EventTensors>,
     /// The day of each row.
     pub dates: Vec<NaiveDate>,
     /// Per head, one label per row; NaN where there is none. An mse label is standardised, a softmax label a class number.
@@ -55,11 +57,12 @@ impl Examples {
         self.labels.first().map_or(0, Vec::len)
     }
 
-    fn inputs(&self, text: Option<&TextVectors>, rows: &[i64], mode: Mode) -> Result<(Tensor, Vec<Tensor>)> {
+    fn inputs(&self, text: Option<&TextVectors>, rows: &[i64], mode: Mode) -> Result<Inputs<'_>> {
+        let events = self.events.as_ref().map(|events| (events, rows.to_vec()));
         let rows = Tensor::f_from_slice(rows)?.f_to_device(self.numbers.device())?;
         let ids = self.texts.iter().map(|ids| Ok(ids.f_index_select(0, &rows)?)).collect::<Result<Vec<_>>>()?;
         let texts = text.map(|text| text.of(&ids, mode)).transpose()?.unwrap_or_default();
-        Ok((self.numbers.f_index_select(0, &rows)?, texts))
+        Ok(Inputs { numbers: self.numbers.f_index_select(0, &rows)?, texts, events })
     }
 
     /// The network's raw outputs for all rows, without the season: n × members × outputs.
@@ -68,8 +71,7 @@ impl Examples {
         let mut all = Vec::with_capacity(self.rows() * network.shape().members * network.shape().outputs);
         let rows: Vec<i64> = (0..self.rows() as i64).collect();
         for chunk in rows.chunks(EVALUATED_AT_ONCE) {
-            let (numbers, texts) = self.inputs(text, chunk, Mode::Infer)?;
-            all.extend(network.outputs(&numbers, &texts)?);
+            all.extend(network.outputs(&self.inputs(text, chunk, Mode::Infer)?)?);
         }
         Ok(all)
     }
@@ -158,8 +160,8 @@ pub fn fit(
         for rows in drawn.chunks(options.train.batch) {
             step += 1;
             rate = full * (step as f64 / WARM_UP_STEPS as f64).min(1.0);
-            let (numbers, texts) = examples.inputs(text, rows, Mode::Train)?;
-            let loss = labels.loss(heads, options.weights, &network.forward(&numbers, &texts, true)?, rows)?;
+            let inputs = examples.inputs(text, rows, Mode::Train)?;
+            let loss = labels.loss(heads, options.weights, &network.forward(&inputs, true)?, rows)?;
             optimizer.step(&loss, rate)?;
             mean.follow(step)?;
             sum += f64::try_from(&loss.detach())? * rows.len() as f64;
@@ -337,6 +339,7 @@ pub(super) mod tests {
             embedding: EmbeddingSpec::PiecewiseLinear { width: 2, bins: 4 },
             texts: 0,
             text_width: 0,
+            sequence: None,
             hidden: vec![8],
             outputs,
             constant: Vec::new(),
@@ -362,6 +365,7 @@ pub(super) mod tests {
         Examples {
             numbers: Tensor::from_slice(&points.concat()).view([-1, 2]),
             texts: Vec::new(),
+            events: None,
             dates: vec![NaiveDate::default(); 400],
             labels: vec![points.iter().map(|p| label(p[0])).collect()],
         }

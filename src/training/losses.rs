@@ -84,14 +84,17 @@ pub fn of_ensemble(head: &Head, raw: &[f64], members: usize, outputs: usize, off
     total / known.max(1) as f64
 }
 
-/// The losses of rows, head by head; `None` where there is no label. `raw` holds n × members × outputs numbers.
-pub fn rows_of_heads(heads: &[Head], raw: &[f64], members: usize, labels: &[Vec<f32>]) -> Vec<Vec<Option<f64>>> {
-    let outputs: usize = heads.iter().map(Head::width).sum();
+/// Per head, the loss of each row; `None` where there is no label.
+pub type RowLosses = Vec<Vec<Option<f64>>>;
+
+/// The losses of rows by their raw outputs, n × members × outputs, before any calibration.
+pub fn of_rows(heads: &[Head], raw: &[f64], members: usize, labels: &[Vec<f32>]) -> RowLosses {
+    let outputs = heads.iter().map(Head::width).sum();
     let mut offset = 0;
     let of = |(head, labels): (&Head, &Vec<f32>)| {
-        let rows = rows_of_ensemble(head, raw, members, outputs, offset, labels).collect();
+        let losses = rows_of_ensemble(head, raw, members, outputs, offset, labels).collect();
         offset += head.width();
-        rows
+        losses
     };
     heads.iter().zip(labels).map(of).collect()
 }
@@ -109,6 +112,16 @@ fn rows_of_ensemble<'a>(
         let parts: Vec<&[f64]> = row.chunks_exact(outputs).map(|m| &m[offset..offset + head.width()]).collect();
         (!label.is_nan()).then(|| of_row(head, &parts, f64::from(*label)))
     })
+}
+
+/// The heads' mean losses together, where each row counts so many times; a head without labels adds nothing.
+pub fn together(losses: &[Vec<Option<f64>>], weight: impl Fn(usize) -> f64) -> f64 {
+    let mean = |losses: &Vec<Option<f64>>| {
+        let known = losses.iter().enumerate().filter_map(|(row, loss)| loss.map(|loss| (loss, weight(row))));
+        let (sum, weights) = known.fold((0.0, 0.0), |(sum, all), (loss, w)| (sum + w * loss, all + w));
+        if weights > 0.0 { sum / weights } else { 0.0 }
+    };
+    losses.iter().map(mean).sum()
 }
 
 fn of_row(head: &Head, members: &[&[f64]], label: f64) -> f64 {
@@ -265,6 +278,13 @@ mod tests {
             let together = of_ensemble(&head, &plain, 1, width, 0, &labels);
             assert!((tensors - together).abs() < 1e-5, "{:?}: {tensors} {together}", head.loss);
         }
+    }
+
+    #[test]
+    fn heads_are_added_up_and_rows_without_a_label_left_out() {
+        let losses = [vec![Some(1.0), Some(3.0), None], vec![None, Some(10.0), Some(20.0)], vec![None; 3]];
+        assert_eq!(together(&losses, |_| 1.0), 2.0 + 15.0);
+        assert_eq!(together(&losses, |row| [3.0, 1.0, 0.0][row]), 1.5 + 10.0);
     }
 
     #[test]

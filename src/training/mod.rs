@@ -15,6 +15,7 @@ pub mod fine_tuning;
 pub mod fit;
 pub mod floor;
 mod gather;
+mod keep;
 pub mod losses;
 pub mod metrics;
 pub mod schedule;

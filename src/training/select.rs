@@ -8,7 +8,6 @@ use super::dates::Dates;
 use super::evaluation::{Evaluation, Judged, RESAMPLES};
 use super::fit::Fitted;
 use super::floor::{self, FloorShare};
-use super::schedule::Pace;
 use super::season::{Amplitude, SnapshotLevel, amplitude};
 use super::train::{Room, Trained};
 use super::validation::ValidationParts;
@@ -17,7 +16,6 @@ use crate::model::heads::{Head, Prediction};
 use crate::model::manifest::Split;
 use crate::model::predict::predictions;
 use crate::model::rfm::RfmShare;
-use crate::printer::Progress;
 use crate::spec::Loss;
 use crate::{AsOf, Result};
 
@@ -92,17 +90,15 @@ impl Corrections {
 }
 
 impl Room<'_> {
-    /// The first fit: epochs, calibration, floors, and how good it is on rows that it has not seen.
+    /// What the first fit says of rows that it has not seen: epochs, calibration, floors, and how good it is.
     pub(super) fn select(
         &self,
+        mut trained: Trained,
         training: &[usize],
         validating: &ValidationParts,
         dates: &Dates,
         btyd: Option<&Phases>,
-        progress: &Progress,
     ) -> Result<Selected> {
-        let mut trained =
-            self.fit(self.recipe, training, Some(&validating.stopping), Pace::Search, "search", progress)?;
         let harmed_by_rfm = self.drop_harmful_rfm(&mut trained, &validating.stopping)?;
         let rows = validating.judged();
         let (raw, members) = self.outputs(&trained, &rows)?;

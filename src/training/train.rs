@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use chrono::NaiveDate;
 use serde::Serialize;
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::baselines::Baselines;
 use super::btyd::Phases;
@@ -20,6 +20,7 @@ use super::dataset::{Dataset, Gatherer};
 use super::evaluation::Evaluation;
 use super::fit::{self, Examples, FitOptions, Fitted, offsets};
 use super::gather::{Gathered, gather, nobody, plan};
+use super::losses::{self, RowLosses};
 use super::schedule::Pace;
 use super::season::Amplitude;
 use super::select::split;
@@ -30,13 +31,13 @@ use crate::model::Bundle;
 use crate::model::bundle::BundleParts;
 use crate::model::heads::Head;
 use crate::model::manifest::{BundleManifest, FeatureEntry, LAYOUT, Split, TrainingSummary};
-use crate::model::network::NetworkShape;
+use crate::model::network::{EventTensors, NetworkShape, SequenceShape};
 use crate::model::predict::matrix;
-use crate::model::preprocess::Preprocess;
+use crate::model::preprocess::{EventsEncoding, Preprocess};
 use crate::model::rfm::Rfm;
 use crate::model::season::{self, Season};
 use crate::printer::Printer;
-use crate::spec::{EntityTask, Loss, ModelSpec, SeasonSpec, TrainSpec};
+use crate::spec::{EntityTask, Loss, ModelSpec, SeasonSpec, SequenceSpec, TrainSpec};
 use crate::{AsOf, Error, Result};
 
 /// A training job's parts, as far as training needs them.
@@ -120,8 +121,10 @@ pub async fn train_watched(
     let heads = seasonal_heads(&gatherer, &job.task.train);
     let recipe = Recipe { model, train: &job.task.train };
     let mut room = Room::new(job, recipe, data, heads, watch)?;
-    let progress = printer.progress("training", Some(2 * job.task.train.epochs as u64));
-    let first = room.select(&training, &validating, &dates, btyd.as_ref(), &progress)?;
+    let fits = if room.asks_whether_events_help() { 3 } else { 2 };
+    let progress = printer.progress("training", Some(fits * job.task.train.epochs as u64));
+    let (searched, verdict) = room.search(&training, &validating.stopping, &validating.judged(), &progress)?;
+    let first = room.select(searched, &training, &validating, &dates, btyd.as_ref())?;
     watch.validated(first.epochs, &first.evaluation)?;
     if let Some(models) = &btyd {
         models.last.extend(&mut room.data.table)?;
@@ -150,6 +153,7 @@ pub async fn train_watched(
             head.name
         ));
     }
+    notes.extend(verdict);
     notes.extend(last.text.as_ref().and_then(TextVectors::note));
     if let Some(models) = &btyd {
         baselines.with_btyd(&models.last, &heads, gatherer.labels(), &room.data, &everything);
@@ -241,6 +245,17 @@ fn notes(data: &Dataset, preprocess: &Preprocess, heads: &[Head]) -> Vec<String>
     notes
 }
 
+fn sequence_shape((events, spec): (&EventsEncoding, &SequenceSpec)) -> SequenceShape {
+    SequenceShape {
+        encoder: spec.encoder,
+        length: spec.length,
+        width: spec.width,
+        layers: spec.layers,
+        numbers: events.numbers(),
+        vocabularies: events.vocabularies(),
+    }
+}
+
 /// The settings of one fit.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Recipe<'a> {
@@ -255,6 +270,8 @@ pub(super) struct Room<'a> {
     pub(super) data: Dataset,
     heads: Vec<Head>,
     text: Option<Rc<TextInputs>>,
+    /// Why the events are not read, where the job has some and they did not help.
+    pub(super) without_events: Option<String>,
     watch: &'a dyn Watch,
 }
 
@@ -278,7 +295,7 @@ impl<'a> Room<'a> {
     ) -> Result<Self> {
         let text = recipe.model.text.as_ref();
         let text = text.map(|text| TextInputs::new(text, &data.table, job.device)).transpose()?;
-        Ok(Room { job, recipe, data, heads, text, watch })
+        Ok(Room { job, recipe, data, heads, text, without_events: None, watch })
     }
 
     /// Heads follow the season as strongly as snapshots showed, from the next fit on.
@@ -322,7 +339,9 @@ impl<'a> Room<'a> {
             labels.map(|(head, all)| rows.iter().map(|row| scaled(head, all[*row]) as f32).collect()).collect();
         let all = self.data.table.dates();
         let dates = rows.iter().map(|row| all[*row]).collect();
-        Ok(Examples { numbers, texts, dates, labels })
+        let events = preprocess.encode_events(&self.data.table)?;
+        let events = events.map(|all| EventTensors::new(&all.of_rows(rows), Kind::Float, device)).transpose()?;
+        Ok(Examples { numbers, texts, events, dates, labels })
     }
 
     /// Fits preprocessing, regression and network on `rows` by a recipe; stops early by `validating`, if there are such rows.
@@ -335,7 +354,10 @@ impl<'a> Room<'a> {
         what: &str,
         progress: &crate::printer::Progress,
     ) -> Result<Trained> {
-        let preprocess = Preprocess::fit(&self.data.table, rows);
+        let mut preprocess = Preprocess::fit(&self.data.table, rows);
+        if let Some(why) = &self.without_events {
+            preprocess.without_events(why);
+        }
         let mut heads = self.heads.clone();
         for (head, labels) in heads.iter_mut().zip(&self.data.labels) {
             let known: Vec<f64> = rows.iter().map(|row| labels[*row]).collect();
@@ -357,12 +379,13 @@ impl<'a> Room<'a> {
             embedding: recipe.model.embedding,
             texts: self.text.as_ref().map_or(0, |text| text.ids().len()),
             text_width: self.text.as_ref().map_or(0, |text| text.width()),
+            sequence: preprocess.events().zip(recipe.model.sequence.as_ref()).map(sequence_shape),
             hidden: recipe.model.hidden.clone(),
             outputs,
             constant,
             members: recipe.model.members,
         };
-        if shape.inputs == 0 && shape.texts == 0 {
+        if shape.inputs == 0 && shape.texts == 0 && shape.sequence.is_none() {
             return Err(Error::user("no feature differs between customers, so there is nothing to learn from"));
         }
         let examples = self.examples(&preprocess, &heads, rows)?;
@@ -423,5 +446,13 @@ impl<'a> Room<'a> {
         }
         season::apply(&trained.heads, &mut raw, members, &examples.dates);
         Ok((raw, members))
+    }
+
+    /// A fit's raw outputs for rows, and per head the loss of each row before any calibration.
+    pub(super) fn outputs_and_losses(&self, trained: &Trained, rows: &[usize]) -> Result<(Vec<f64>, RowLosses)> {
+        let examples = self.examples(&trained.preprocess, &trained.heads, rows)?;
+        let (raw, members) = self.outputs_of(trained, &examples, rows)?;
+        let losses = losses::of_rows(&trained.heads, &raw, members, &examples.labels);
+        Ok((raw, losses))
     }
 }

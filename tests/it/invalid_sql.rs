@@ -13,6 +13,7 @@ async fn message(name: &str, sql: &str) -> String {
         ("view", _) => shop.view(name, sql),
         ("label", _) => shop.label(name, sql),
         ("population", _) => shop.population(sql),
+        ("events", _) => shop.feature("n", "SELECT customer_id, 1 AS one FROM orders").sequence(sql, 8),
         _ => shop.feature(name, sql),
     };
     if shop.task.labels.is_empty() {

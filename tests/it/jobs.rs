@@ -3,7 +3,10 @@
 
 use std::path::PathBuf;
 
-use tenure::spec::{self, JobSpec, Task};
+use tenure::error::Place;
+use tenure::features::{FeatureSet, SEQUENCE};
+use tenure::lake;
+use tenure::spec::{self, JobSpec, Keep, SequenceEncoder, SequenceSpec, Task};
 
 fn job(name: &str) -> JobSpec {
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("jobs").join(format!("{name}.yaml"));
@@ -44,6 +47,28 @@ fn both_transaction_jobs_share_their_sql() {
     assert_eq!(retail.features, cdnow.features);
     assert_eq!(retail.labels, cdnow.labels);
     assert!(!retail.features.is_empty());
+}
+
+#[tokio::test]
+async fn the_events_files_that_no_job_reads_yet_fit_their_shops() {
+    for (name, events) in [("cdnow", "sql/transactions/sequences/orders.sql"), ("ltv", "sql/sequences/events.sql")] {
+        let job = job(name);
+        let mut task = job.entity_task().unwrap().clone();
+        let sequence = SequenceSpec {
+            events: job.root().join(events),
+            length: 32,
+            encoder: SequenceEncoder::Gru,
+            width: 32,
+            layers: 1,
+            keep: Keep::Auto,
+            place: Place::file("jobs"),
+        };
+        task.model.as_mut().unwrap().sequence = Some(sequence);
+        let features = FeatureSet::load(&task, job.root()).unwrap();
+        let columns = features.resolve(&lake::empty_session(&job).unwrap(), &job).await;
+        let columns = columns.unwrap_or_else(|error| panic!("{}", tenure::printer::render_error(&error)));
+        assert_eq!(columns.last().unwrap().name, SEQUENCE);
+    }
 }
 
 #[test]

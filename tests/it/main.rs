@@ -22,6 +22,8 @@ mod publish;
 mod readme;
 mod real_lakes;
 mod segments;
+mod sequence_training;
+mod sequences;
 mod spec;
 mod store;
 mod support;

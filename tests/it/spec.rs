@@ -129,6 +129,10 @@ fn a_job_means_what_it_says() {
     assert_eq!((text.tune, text.learning_rate, text.layer_decay), (TuneSpec::Full, 5e-5, 0.8));
     assert_eq!(model.heads[0].family, Some(("churn".to_owned(), 90)));
     assert_eq!((model.members, model.embedding), (16, EmbeddingSpec::PiecewiseLinear { width: 4, bins: 12 }));
+    let sequence = model.sequence.unwrap();
+    assert!(sequence.events.ends_with("specs/sql/sequences/orders.sql"));
+    assert_eq!((sequence.encoder, sequence.keep), (spec::SequenceEncoder::Transformer, spec::Keep::Always));
+    assert_eq!((sequence.length, sequence.width, sequence.layers), (16, 16, 2));
     assert_eq!((task.train.epochs, task.train.batch, task.train.validation_snapshots), (30, 512, 2));
     assert_eq!(task.train.schedule, Schedule::Cosine);
     let segments = task.segments.unwrap();

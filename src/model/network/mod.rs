@@ -3,7 +3,8 @@
 //! ```text
 //! numbers [n, d] ─┬─ numeric ──▶ embedding ─┐
 //!                 ├─ the others ────────────┼─▶ members (SiLU) ─▶ heads ─┐
-//! text [n, h] ──▶ projection [n, 16] ─┬─────┘                            ├─▶ raw outputs [members, n, outputs]
+//! text [n, h] ──▶ projection [n, 16] ─┬─────┤                            ├─▶ raw outputs [members, n, outputs]
+//! events ──▶ GRU or transformer ──────┼─────┘                            │
 //!                 numbers ────────────┴──────────────────────▶ linear ───┘
 //! ```
 //! The members see the same rows and differ by scalings, biases, heads and dropout; averaging them steadies small data. The
@@ -11,6 +12,7 @@
 
 mod embedding;
 mod ensemble;
+mod sequence;
 
 use serde::{Deserialize, Serialize};
 use tch::nn::{Init, Path, VarStore};
@@ -18,8 +20,11 @@ use tch::{Device, Kind, Tensor};
 
 use self::embedding::Embedding;
 use self::ensemble::{Heads, Scaling, SharedLayer, uniform};
+use self::sequence::EventEncoder;
 use crate::spec::EmbeddingSpec;
 use crate::{Error, Result};
+
+pub use sequence::{EventTensors, SequenceShape};
 
 /// Width of a text column after its projection.
 const TEXT_WIDTH: i64 = 16;
@@ -40,6 +45,9 @@ pub struct NetworkShape {
     pub texts: usize,
     /// The encoder's width.
     pub text_width: usize,
+    /// What reads the newest events, if they are read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<SequenceShape>,
     /// The hidden layers' widths.
     pub hidden: Vec<usize>,
     /// Raw outputs of all heads together.
@@ -48,6 +56,17 @@ pub struct NetworkShape {
     pub constant: Vec<usize>,
     /// Members of the ensemble.
     pub members: usize,
+}
+
+/// Rows as the network takes them.
+#[derive(Debug)]
+pub struct Inputs<'a> {
+    /// [n, inputs]
+    pub numbers: Tensor,
+    /// One [n, text_width] per text column.
+    pub texts: Vec<Tensor>,
+    /// The events of these rows and perhaps others, and which of them these are.
+    pub events: Option<(&'a EventTensors, Vec<i64>)>,
 }
 
 /// The network with its weights.
@@ -60,6 +79,7 @@ pub struct Network {
     places: (Tensor, Tensor),
     embedding: Option<Embedding>,
     projections: Vec<Tensor>,
+    events: Option<EventEncoder>,
     layers: Vec<SharedLayer>,
     heads: Heads,
     /// [inputs, outputs]
@@ -78,8 +98,11 @@ impl Network {
         let embedded = embedding.as_ref().map_or(numeric.len() as i64, Embedding::width);
         let projections = (0..shape.texts).map(|i| projection(&root.sub(format!("text{i}")), shape.text_width as i64));
         let projections = projections.collect::<Result<Vec<_>>>()?;
-        let (members, texts) = (shape.members as i64, shape.texts as i64 * TEXT_WIDTH);
-        let mut width = embedded + others.len() as i64 + texts;
+        let events =
+            shape.sequence.as_ref().map(|shape| EventEncoder::new(&root.sub("sequence"), shape)).transpose()?;
+        let read = shape.texts as i64 * TEXT_WIDTH + shape.sequence.as_ref().map_or(0, |shape| shape.width as i64);
+        let members = shape.members as i64;
+        let mut width = embedded + others.len() as i64 + read;
         let mut layers = Vec::new();
         for (i, hidden) in shape.hidden.iter().enumerate() {
             let scaling = if i == 0 { Scaling::Signs } else { Scaling::Ones };
@@ -88,14 +111,14 @@ impl Network {
         }
         let heads = Heads::new(&root.sub("heads"), members, width, start)?;
         let plain = root.sub("linear").set_group(DECAYED);
-        let size = [shape.inputs as i64 + texts, shape.outputs as i64];
+        let size = [shape.inputs as i64 + read, shape.outputs as i64];
         let linear = plain.f_var("weight", &size, Init::Const(0.0))?;
         let varies: Vec<f32> = (0..shape.outputs).map(|i| f32::from(!shape.constant.contains(&i))).collect();
         let varies = Tensor::f_from_slice(&varies)?.f_to_device(device)?;
         let place = |list: &[i64]| -> Result<Tensor> { Ok(Tensor::f_from_slice(list)?.f_to_device(device)?) };
         let places = (place(&numeric)?, place(&others)?);
         let shape = shape.clone();
-        Ok(Network { store, shape, dropout, places, embedding, projections, layers, heads, linear, varies })
+        Ok(Network { store, shape, dropout, places, embedding, projections, events, layers, heads, linear, varies })
     }
 
     /// Lays the bins of the embedding between the quantiles of training rows [n, inputs].
@@ -124,19 +147,24 @@ impl Network {
         self
     }
 
-    /// Raw outputs [members, n, outputs] for numbers [n, inputs] and one [n, text_width] per text column.
-    pub fn forward(&self, numbers: &Tensor, texts: &[Tensor], train: bool) -> Result<Tensor> {
-        let texts = texts.iter().zip(&self.projections).map(|(text, projection)| Ok(text.f_matmul(projection)?));
-        let texts = texts.collect::<Result<Vec<_>>>()?;
+    /// Raw outputs [members, n, outputs].
+    pub fn forward(&self, inputs: &Inputs<'_>, train: bool) -> Result<Tensor> {
+        let numbers = &inputs.numbers;
+        let texts = inputs.texts.iter().zip(&self.projections);
+        let texts = texts.map(|(text, projection)| Ok(text.f_matmul(projection)?));
+        let mut read = texts.collect::<Result<Vec<_>>>()?;
+        if let (Some(encoder), Some((events, rows))) = (&self.events, &inputs.events) {
+            read.push(encoder.forward(events, rows)?);
+        }
         let numeric = numbers.f_index_select(1, &self.places.0)?;
         let mut parts = vec![match &self.embedding {
             Some(embedding) => embedding.forward(&numeric)?,
             None => numeric,
         }];
         parts.push(numbers.f_index_select(1, &self.places.1)?);
-        parts.extend(texts.iter().map(Tensor::shallow_clone));
+        parts.extend(read.iter().map(Tensor::shallow_clone));
         let h = self.hidden(&Tensor::f_cat(&parts, 1)?, train)?;
-        let plain: Vec<&Tensor> = std::iter::once(numbers).chain(&texts).collect();
+        let plain: Vec<&Tensor> = std::iter::once(numbers).chain(&read).collect();
         let linear = Tensor::f_cat(&plain, 1)?.f_matmul(&self.linear)?;
         let of_row = self.heads.forward(&h)?.f_add(&linear)?;
         Ok(of_row.f_mul(&self.varies)?.f_add(self.heads.bias())?)
@@ -160,9 +188,9 @@ impl Network {
     }
 
     /// Raw outputs as plain numbers, row by row: n × members × outputs.
-    pub fn outputs(&self, numbers: &Tensor, texts: &[Tensor]) -> Result<Vec<f64>> {
+    pub fn outputs(&self, inputs: &Inputs<'_>) -> Result<Vec<f64>> {
         let _guard = tch::no_grad_guard();
-        let raw = self.forward(numbers, texts, false)?.f_transpose(0, 1)?.f_contiguous()?.f_to_kind(Kind::Double)?;
+        let raw = self.forward(inputs, false)?.f_transpose(0, 1)?.f_contiguous()?.f_to_kind(Kind::Double)?;
         let raw = raw.f_to_device(Device::Cpu)?.f_view([-1])?;
         Ok(Vec::<f64>::try_from(&raw)?)
     }
@@ -219,6 +247,7 @@ mod tests {
             embedding: BINS,
             texts: 1,
             text_width: 8,
+            sequence: None,
             hidden: vec![16, 8],
             outputs: 4,
             constant: vec![2],
@@ -231,6 +260,10 @@ mod tests {
             (Tensor::arange(n * width, (Kind::Double, Device::Cpu)) * scale).sin().view([n, width])
         };
         (row(5, 0.7), row(8, 1.3))
+    }
+
+    fn rows(numbers: &Tensor, text: &Tensor) -> Inputs<'static> {
+        Inputs { numbers: numbers.shallow_clone(), texts: vec![text.shallow_clone()], events: None }
     }
 
     /// A network with its bins placed, ready to score.
@@ -246,9 +279,9 @@ mod tests {
         for (embedding, hidden) in [(BINS, vec![16, 8]), (periodic, vec![8]), (EmbeddingSpec::None, vec![])] {
             let network = scoring(&NetworkShape { embedding, hidden, ..shape() }, &[0.0; 4]);
             let (numbers, text) = inputs(64);
-            let together = network.outputs(&numbers, &[text.shallow_clone()]).unwrap();
+            let together = network.outputs(&rows(&numbers, &text)).unwrap();
             for row in [0, 17, 63] {
-                let alone = network.outputs(&numbers.narrow(0, row, 1), &[text.narrow(0, row, 1)]).unwrap();
+                let alone = network.outputs(&rows(&numbers.narrow(0, row, 1), &text.narrow(0, row, 1))).unwrap();
                 let expected = &together[row as usize * 12..][..12];
                 assert!(alone.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12), "{embedding:?}");
             }
@@ -288,7 +321,7 @@ mod tests {
         let mut network = network;
         network.restore(&moved).unwrap();
         let (numbers, text) = inputs(20);
-        let together = network.forward(&numbers, &[text.shallow_clone()], false).unwrap();
+        let together = network.forward(&rows(&numbers, &text), false).unwrap();
         assert_eq!(together.size(), [3, 20, 4]);
         for member in 0..3 {
             let alone = plain_member(&network, member, &numbers, &text);
@@ -308,7 +341,7 @@ mod tests {
         weights::save(&network.weights().into_iter().collect(), &file).unwrap();
         let other = Network::new(&shape(), 0.0, &[0.0; 4], Device::Cpu).unwrap();
         weights::load(other.store(), &file, &weights::Tolerated::NOTHING).unwrap();
-        let outputs = |network: &Network| network.outputs(&numbers, &[text.shallow_clone()]).unwrap();
+        let outputs = |network: &Network| network.outputs(&rows(&numbers, &text)).unwrap();
         assert_eq!(outputs(&network), outputs(&other));
 
         let fewer = NetworkShape { embedding: EmbeddingSpec::PiecewiseLinear { width: 3, bins: 3 }, ..shape() };
@@ -336,7 +369,7 @@ mod tests {
     fn it_starts_near_what_it_was_told() {
         let network = scoring(&shape(), &[1.0, -2.0, 0.5, 3.0]);
         let (numbers, text) = inputs(8);
-        for outputs in network.outputs(&numbers, &[text]).unwrap().chunks_exact(4) {
+        for outputs in network.outputs(&rows(&numbers, &text)).unwrap().chunks_exact(4) {
             assert!(outputs.iter().zip([1.0, -2.0, 0.5, 3.0]).all(|(a, b)| (a - b).abs() < 0.5), "{outputs:?}");
         }
     }
@@ -345,7 +378,7 @@ mod tests {
     fn a_constant_output_does_not_depend_on_the_row() {
         let network = scoring(&shape(), &[0.0, 0.0, 0.7, 0.0]);
         let (numbers, text) = inputs(8);
-        let outputs = network.outputs(&numbers, &[text]).unwrap();
+        let outputs = network.outputs(&rows(&numbers, &text)).unwrap();
         assert!(outputs.chunks_exact(4).all(|o| (o[2] - 0.7).abs() < 1e-6), "{outputs:?}");
         assert!(outputs.chunks_exact(4).any(|o| o[1].abs() > 1e-4));
     }

@@ -96,12 +96,12 @@ impl NumberEncoding {
     }
 }
 
-fn signed_log(value: f64) -> f64 {
+pub(super) fn signed_log(value: f64) -> f64 {
     value.signum() * value.abs().ln_1p()
 }
 
 /// Mean and standard deviation.
-fn moments(values: &[f64]) -> (f64, f64) {
+pub(super) fn moments(values: &[f64]) -> (f64, f64) {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
     let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n;

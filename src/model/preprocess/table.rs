@@ -9,6 +9,7 @@ use arrow::record_batch::RecordBatch;
 use chrono::NaiveDate;
 
 use super::InputKind;
+use super::events::Events;
 use crate::{AsOf, Error, Result};
 
 /// The id of a missing word or text.
@@ -32,6 +33,23 @@ pub enum RawColumn {
     Number(Vec<f32>),
     /// Words or texts.
     Words(Words),
+    /// The newest events.
+    Events(Events),
+}
+
+impl RawColumn {
+    /// Tells `hear` all that it holds, as bytes.
+    pub fn pieces(&self, hear: &mut impl FnMut(Vec<u8>)) {
+        match self {
+            RawColumn::Number(numbers) => hear(bytes(numbers)),
+            RawColumn::Words(words) => words.pieces(hear),
+            RawColumn::Events(events) => events.pieces(hear),
+        }
+    }
+}
+
+pub(super) fn bytes(numbers: &[f32]) -> Vec<u8> {
+    numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
 }
 
 /// Strings by id; a NULL or blank one is [`MISSING`].
@@ -51,6 +69,11 @@ impl Words {
     /// The words by id.
     pub fn words(&self) -> &[String] {
         &self.words
+    }
+
+    pub(super) fn pieces(&self, hear: &mut impl FnMut(Vec<u8>)) {
+        hear(self.ids.iter().flat_map(|id| id.to_le_bytes()).collect());
+        hear(self.words.join("\0").into_bytes());
     }
 
     fn push(&mut self, word: Option<&str>) {
@@ -73,6 +96,7 @@ impl RawTable {
         let empty = |kind: InputKind| match kind {
             InputKind::Number | InputKind::Moment => RawColumn::Number(Vec::new()),
             InputKind::Category | InputKind::Text => RawColumn::Words(Words::default()),
+            InputKind::Events => RawColumn::Events(Events::default()),
         };
         let columns = features.into_iter().map(|(name, kind)| (name, kind, empty(kind))).collect();
         RawTable { rows: 0, dates: Vec::new(), columns }
@@ -113,10 +137,8 @@ impl RawTable {
                 batch.column_by_name(name).ok_or_else(|| Error::user(format!("the feature `{name}` is missing")))?;
             match column {
                 RawColumn::Number(numbers) => push_numbers(numbers, values, *kind, as_of)?,
-                RawColumn::Words(words) => {
-                    let texts = cast(values, &DataType::Utf8)?;
-                    texts.as_string::<i32>().iter().for_each(|word| words.push(word));
-                }
+                RawColumn::Words(words) => push_words(words, values)?,
+                RawColumn::Events(events) => events.push(name, values, as_of)?,
             }
         }
         self.rows += batch.num_rows();
@@ -125,7 +147,13 @@ impl RawTable {
     }
 }
 
-fn push_numbers(numbers: &mut Vec<f32>, values: &dyn Array, kind: InputKind, as_of: AsOf) -> Result<()> {
+pub(super) fn push_words(words: &mut Words, values: &dyn Array) -> Result<()> {
+    let texts = cast(values, &DataType::Utf8)?;
+    texts.as_string::<i32>().iter().for_each(|word| words.push(word));
+    Ok(())
+}
+
+pub(super) fn push_numbers(numbers: &mut Vec<f32>, values: &dyn Array, kind: InputKind, as_of: AsOf) -> Result<()> {
     if kind == InputKind::Moment {
         // A date is midnight UTC; a timestamp without a zone is UTC, as in every table.
         let instants = cast(values, &DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())))?;

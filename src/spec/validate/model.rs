@@ -7,9 +7,10 @@ use crate::spec::network::EmbeddingSpec;
 use crate::spec::node::Pos;
 use crate::spec::paths::Root;
 use crate::spec::problems::Problems;
-use crate::spec::raw::{RawBtyd, RawEmbedding, RawHead, RawModel, RawSnapshots, RawText, RawTrain};
+use crate::spec::raw::{RawBtyd, RawEmbedding, RawHead, RawModel, RawSequence, RawSnapshots, RawText, RawTrain};
 use crate::spec::read::At;
 use crate::spec::recipe;
+use crate::spec::sequence::SequenceSpec;
 use crate::spec::text::TextSpec;
 use crate::spec::tune::TuneSpec;
 use crate::spec::values::{Days, EmbeddingName, LossName};
@@ -20,6 +21,7 @@ use super::{checked, count, not_negative, positive, share};
 /// Checks the model; `key` is the entity's key column.
 pub(super) fn model(raw: &RawModel, key: Option<&str>, root: &Root, problems: &mut Problems) -> Option<ModelSpec> {
     let text = raw.text.as_ref().and_then(At::get).and_then(|raw| text(raw, root, problems));
+    let sequence = raw.sequence.as_ref().and_then(|at| sequence(at.get()?, at.pos, root, problems));
     let mut heads = Vec::new();
     if let Some(list) = raw.heads.get() {
         let hint = "add one: `{name: churn_90d, label: churned_90d, loss: bce}`";
@@ -32,6 +34,7 @@ pub(super) fn model(raw: &RawModel, key: Option<&str>, root: &Root, problems: &m
     Some(ModelSpec {
         bundle: root.join(raw.bundle.get()?),
         text,
+        sequence,
         heads,
         members: few(&raw.members, recipe::MEMBERS, problems),
         embedding: embedding(raw.embedding.as_ref().and_then(At::get), problems),
@@ -91,6 +94,28 @@ fn text(raw: &RawText, root: &Root, problems: &mut Problems) -> Option<TextSpec>
         learning_rate: positive(&raw.learning_rate, tune.learning_rate(), problems),
         layer_decay: layer_decay(&raw.layer_decay, &tune, problems),
         tune,
+    })
+}
+
+fn sequence(raw: &RawSequence, pos: Pos, root: &Root, problems: &mut Problems) -> Option<SequenceSpec> {
+    let length = "a whole number from 2 to 256: events per customer";
+    let width = "a multiple of 4 from 4 to 256";
+    let layers = "1, 2, 3 or 4";
+    let length = checked(&raw.length, recipe::SEQUENCE_LENGTH, length, |n| (2..=256).contains(&n), problems) as usize;
+    let of_heads = |n: u64| (4..=256).contains(&n) && n % 4 == 0;
+    let width = checked(&raw.width, recipe::SEQUENCE_WIDTH, width, of_heads, problems) as usize;
+    let layers = checked(&raw.layers, recipe::SEQUENCE_LAYERS, layers, |n| (1..=4).contains(&n), problems) as usize;
+    let events = root.join(raw.events.get()?);
+    let message = format!("there is no file `{}`", raw.events.get()?);
+    problems.require(events.is_file(), raw.events.pos, message, "it is a SQL file with one row per event");
+    Some(SequenceSpec {
+        events,
+        length,
+        encoder: raw.encoder.as_ref().and_then(At::get).copied().unwrap_or(recipe::SEQUENCE_ENCODER),
+        width,
+        layers,
+        keep: raw.keep.as_ref().and_then(At::get).copied().unwrap_or(recipe::SEQUENCE_KEEP),
+        place: problems.place(pos),
     })
 }
 

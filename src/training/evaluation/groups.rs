@@ -59,6 +59,10 @@ impl Grouping {
                 }
                 Self::of_days(name, &days)
             }
+            RawColumn::Events(_) => {
+                return Err(Error::user(format!("`{name}` holds events, which part no customers"))
+                    .hint("name a feature that is a number, a word or a time"));
+            }
             RawColumn::Number(values) => Self::of_numbers(name, values.iter().map(|v| f64::from(*v))),
         })
     }

@@ -7,7 +7,7 @@ mod panel;
 pub(super) mod table;
 mod verdict;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
@@ -127,7 +127,7 @@ impl Evaluation {
     /// Compares the predictions of `rows` with their labels, beside the baselines; the intervals come from so many
     /// resamples of the customers, and there are none without.
     pub fn of(as_of: Vec<NaiveDate>, judged: Judged<'_>, groupings: &[Grouping], resamples: usize) -> Result<Self> {
-        let (customers, people) = judged.customers();
+        let (customers, people) = judged.data.people(judged.rows);
         // All panels of all heads first: one resample serves them all.
         let mut panels: Vec<PlacedPanel> = Vec::new();
         for head in 0..judged.heads.len() {
@@ -185,17 +185,6 @@ impl HeadEvaluation {
 }
 
 impl Judged<'_> {
-    /// Per entry of `rows`, the number of its customer among those that count, and how many of them there are.
-    fn customers(&self) -> (Vec<u32>, usize) {
-        let mut numbers: HashMap<u32, u32> = HashMap::new();
-        let number = |row: &usize| {
-            let next = numbers.len() as u32;
-            *numbers.entry(self.data.customers[*row]).or_insert(next)
-        };
-        let customers = self.rows.iter().map(number).collect();
-        (customers, numbers.len())
-    }
-
     /// A head's rows with a label and a prediction, and which rows of the table they are.
     fn panel(&self, place: usize, customers: &[u32]) -> Result<(Panel, Vec<usize>)> {
         let head = &self.heads[place];

@@ -30,7 +30,6 @@ use super::snapshots::SnapshotSource;
 use super::train::{Recipe, Room, TrainJob, seasonal_heads};
 use super::watch::Unwatched;
 use crate::error::Class;
-use crate::model::preprocess::RawColumn;
 use crate::printer::{Output, Printer, Verbosity};
 use crate::{AsOf, Error, Result, hash};
 
@@ -90,7 +89,8 @@ pub async fn tune_from(
             btyd::selection(columns, gatherer.labels(), &data, &dates)?.extend(&mut data.table)?;
         }
         let recipe = Recipe { model: &plan.trained, train: &job.task.train };
-        let room = Room::new(job, recipe, data, seasonal_heads(&gatherer, &job.task.train), &Unwatched)?;
+        let mut room = Room::new(job, recipe, data, seasonal_heads(&gatherer, &job.task.train), &Unwatched)?;
+        decide_on_events(&mut room, &parts, printer)?;
         // A search has a line per training; a line per epoch would hide it.
         let silent = Printer::new(Verbosity::Quiet, Output::Human);
         let trainer = Trainer::new(room, parts, silent.progress("trial", None));
@@ -98,6 +98,18 @@ pub async fn tune_from(
         search.run(options.trials, &over, &mut |setting, epochs| trainer.train(setting, epochs), printer)?;
     }
     Ok(TuneReport::of(&search, job.name, as_of.date(), options))
+}
+
+/// Settles once, by the job's own setting, whether the events are read: all trials are of the same kind of network.
+fn decide_on_events(room: &mut Room<'_>, parts: &Parts, printer: &Printer) -> Result<()> {
+    if !room.asks_whether_events_help() {
+        return Ok(());
+    }
+    let progress = printer.progress("events", Some(2 * room.recipe.train.epochs as u64));
+    let (_, kept) = room.search(&parts.training, &parts.stopping, &parts.choosing, &progress)?;
+    let left_out = || room.without_events.as_ref().map(|why| format!("`sequence` is left out of all trials: {why}"));
+    progress.done(kept.or_else(left_out).unwrap_or_else(|| "there are none".to_owned()));
+    Ok(())
 }
 
 /// A search under way.
@@ -169,13 +181,7 @@ fn fingerprint(data: &Dataset) -> String {
     }
     for (name, _, column) in data.table.columns() {
         add(name.as_bytes().to_vec());
-        match column {
-            RawColumn::Number(values) => add(values.iter().flat_map(|value| value.to_le_bytes()).collect()),
-            RawColumn::Words(words) => {
-                add(words.ids().iter().flat_map(|id| id.to_le_bytes()).collect());
-                add(words.words().join("\0").into_bytes());
-            }
-        }
+        column.pieces(&mut add);
     }
     hash::of_bytes(hashes)
 }

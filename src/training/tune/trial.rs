@@ -3,7 +3,7 @@
 //! The customers of the validating snapshots are split, a customer being in the same part at every date: some stop the
 //! training early, some choose between settings, and some, which neither stop nor choose, say what the chosen one is worth.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::space::Setting;
@@ -17,7 +17,7 @@ use crate::training::calibrate::Seen;
 use crate::training::dataset::Dataset;
 use crate::training::dates::Dates;
 use crate::training::evaluation::bootstrap;
-use crate::training::losses;
+use crate::training::losses::together;
 use crate::training::metrics::Metric;
 use crate::training::schedule::Pace;
 use crate::training::select::{Corrections, split};
@@ -84,9 +84,7 @@ impl<'a> Trainer<'a> {
         let recipe = Recipe { model: &setting.model, train: &train };
         let Parts { training, stopping, choosing, .. } = &self.parts;
         let trained = self.room.fit(recipe, training, Some(stopping), Pace::Search, "trial", &self.progress)?;
-        let examples = self.room.examples(&trained.preprocess, &trained.heads, &self.rows)?;
-        let (raw, members) = self.room.outputs_of(&trained, &examples, &self.rows)?;
-        let mut chosen = losses::rows_of_heads(&trained.heads, &raw, members, &examples.labels);
+        let (raw, mut chosen) = self.room.outputs_and_losses(&trained, &self.rows)?;
         let judged: Vec<_> = chosen.iter_mut().map(|losses| losses.split_off(choosing.len())).collect();
         let (loss, judged_loss) = (together(&chosen, |_| 1.0), together(&judged, |_| 1.0));
 
@@ -94,7 +92,7 @@ impl<'a> Trainer<'a> {
         if loss.is_finite() && judged_loss.is_finite() {
             (result.loss, result.judged_loss) = (Some(loss), Some(judged_loss));
             result.resampled = self.resampled(&judged);
-            result.heads = self.metrics(&trained.heads, &raw, members, &judged);
+            result.heads = self.metrics(&trained.heads, &raw, trained.fitted.network.shape().members, &judged);
         } else {
             result.failed = Some("the loss of customers that did not train is not finite".to_owned());
         }
@@ -104,14 +102,9 @@ impl<'a> Trainer<'a> {
 
     /// The judging rows' loss for resamples of their customers.
     fn resampled(&self, judged: &[Vec<Option<f64>>]) -> Vec<f32> {
-        let mut numbers: HashMap<u32, usize> = HashMap::new();
-        let customers = self.customers[self.parts.choosing.len()..].iter().map(|customer| {
-            let next = numbers.len();
-            *numbers.entry(*customer).or_insert(next)
-        });
-        let customers: Vec<usize> = customers.collect();
-        bootstrap::resampled(numbers.len(), bootstrap::RESAMPLES, |counts| {
-            together(judged, |row| counts[customers[row]]) as f32
+        let (customers, people) = self.room.data.people(&self.parts.judging);
+        bootstrap::resampled(people, bootstrap::RESAMPLES, |counts| {
+            together(judged, |row| counts[customers[row] as usize]) as f32
         })
     }
 
@@ -140,16 +133,6 @@ impl<'a> Trainer<'a> {
         }
         all
     }
-}
-
-/// The heads' mean losses together, where each row counts so many times; a head without labels adds nothing.
-fn together(losses: &[Vec<Option<f64>>], weight: impl Fn(usize) -> f64) -> f64 {
-    let mean = |losses: &Vec<Option<f64>>| {
-        let known = losses.iter().enumerate().filter_map(|(row, loss)| loss.map(|loss| (loss, weight(row))));
-        let (sum, weights) = known.fold((0.0, 0.0), |(sum, all), (loss, w)| (sum + w * loss, all + w));
-        if weights > 0.0 { sum / weights } else { 0.0 }
-    };
-    losses.iter().map(mean).sum()
 }
 
 #[cfg(test)]
@@ -181,12 +164,5 @@ mod tests {
             Parts { training: (5..10).collect(), stopping: vec![0, 1], choosing: vec![2, 3], judging: vec![4] };
         assert_eq!(Parts::of(&data, &dates), expected);
         assert!(expected.are_there() && !Parts::default().are_there());
-    }
-
-    #[test]
-    fn heads_are_added_up_and_rows_without_a_label_left_out() {
-        let losses = [vec![Some(1.0), Some(3.0), None], vec![None, Some(10.0), Some(20.0)], vec![None; 3]];
-        assert_eq!(together(&losses, |_| 1.0), 2.0 + 15.0);
-        assert_eq!(together(&losses, |row| [3.0, 1.0, 0.0][row]), 1.5 + 10.0);
     }
 }

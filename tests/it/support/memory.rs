@@ -13,7 +13,8 @@ use futures::TryStreamExt;
 use tenure::error::Place;
 use tenure::features::{FeatureSet, FeatureStream, LabelSet};
 use tenure::spec::{
-    ColumnSpec, ColumnType, EntitySource, EntitySpec, EntityTask, Format, Schedule, SeasonSpec, TableSpec, TrainSpec,
+    ColumnSpec, ColumnType, EmbeddingSpec, EntitySource, EntitySpec, EntityTask, Format, Keep, ModelSpec, Schedule,
+    SeasonSpec, SequenceEncoder, SequenceSpec, TableSpec, TrainSpec,
 };
 use tenure::{AsOf, Result};
 
@@ -134,6 +135,33 @@ impl Shop {
     pub fn label(mut self, name: &str, sql: &str) -> Self {
         let path = self.file(&format!("sql/labels/{name}.sql"), sql);
         self.task.labels.push(path);
+        self
+    }
+
+    /// The model reads the newest events of every customer.
+    pub fn sequence(mut self, sql: &str, length: usize) -> Self {
+        let events = self.file("sql/sequences/events.sql", sql);
+        let sequence = SequenceSpec {
+            events,
+            length,
+            encoder: SequenceEncoder::Gru,
+            width: 8,
+            layers: 1,
+            keep: Keep::Always,
+            place: Place::file("jobs/shop.yaml"),
+        };
+        self.task.model = Some(ModelSpec {
+            bundle: PathBuf::new(),
+            text: None,
+            sequence: Some(sequence),
+            heads: vec![],
+            members: 1,
+            embedding: EmbeddingSpec::None,
+            hidden: vec![],
+            dropout: 0.0,
+            minimum_data: None,
+            btyd: None,
+        });
         self
     }
 

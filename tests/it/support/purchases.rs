@@ -219,6 +219,7 @@ pub fn task(bundle: &Path) -> EntityTask {
         model: Some(ModelSpec {
             bundle: bundle.to_path_buf(),
             text: None,
+            sequence: None,
             heads: vec![
                 head("churn_30d", "churned_30d", Loss::Bce, Some(("churn", 30))),
                 head("churn_60d", "churned_60d", Loss::Bce, Some(("churn", 60))),
