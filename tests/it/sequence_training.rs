@@ -250,5 +250,5 @@ async fn a_job_that_asks_for_more_events_than_the_model_learned_is_told_so() {
     model.sequence.as_mut().unwrap().length = 16;
     let error = bundle.manifest().check(model, shop.features(), &shop.feature_hashes()).unwrap_err();
     let wanted = "the model was trained on the 8 newest events of a customer, and the job asks for 16";
-    assert_eq!(error.to_string(), wanted);
+    assert!(error.to_string().ends_with(wanted), "{error}");
 }
