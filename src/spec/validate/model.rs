@@ -102,7 +102,7 @@ fn sequence(raw: &RawSequence, pos: Pos, root: &Root, problems: &mut Problems) -
     let width = "a multiple of 4 from 4 to 256";
     let layers = "1, 2, 3 or 4";
     let length = checked(&raw.length, recipe::SEQUENCE_LENGTH, length, |n| (2..=256).contains(&n), problems) as usize;
-    let of_heads = |n: u64| (4..=256).contains(&n) && n % 4 == 0;
+    let of_heads = |n: u64| (4..=256).contains(&n) && n.is_multiple_of(4);
     let width = checked(&raw.width, recipe::SEQUENCE_WIDTH, width, of_heads, problems) as usize;
     let layers = checked(&raw.layers, recipe::SEQUENCE_LAYERS, layers, |n| (1..=4).contains(&n), problems) as usize;
     let events = root.join(raw.events.get()?);

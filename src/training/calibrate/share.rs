@@ -90,7 +90,7 @@ mod tests {
     fn another_level_is_no_reason_and_a_missing_label_none_either() {
         let mut labels: Vec<f64> = (0..400).map(|i| f64::from(i % 4 == 0)).collect();
         let at = |shift: f64| -> Vec<_> {
-            let p = |i: usize| sigmoid(logit(0.05 + 0.4 * f64::from(i % 4 == 0)) + shift);
+            let p = |i: usize| sigmoid(logit(0.05 + 0.4 * f64::from(i.is_multiple_of(4))) + shift);
             (0..400).map(|i| Some(Prediction::Probability(p(i)))).collect()
         };
         let level = shift_to(100.0, at(0.0).iter().flatten().map(Prediction::point));
