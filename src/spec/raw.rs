@@ -282,7 +282,7 @@ pub(super) struct RawTrain {
     pub schedule: Option<At<Schedule>>,
     /// What is known of the course of a year before the shop's own years tell. `retail`: a day of the fourth quarter is worth
     /// 1.27 days of the others, as in all online shops of the U.S.; predictions of values, and of probabilities whose label
-    /// has a `@default`, follow it. `none`: every window is like every other.
+    /// has a `@default`, follow it, as strongly as the shop's own snapshots show. `none`: every window is like every other.
     #[schemars(extend("default" = recipe::SEASON))]
     pub season: Option<At<SeasonSpec>>,
     /// AdamW's decoupled decay.
