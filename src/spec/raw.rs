@@ -211,7 +211,7 @@ pub(super) struct RawText {
     /// How far the encoder learns with the network.
     #[schemars(extend("default" = "frozen"))]
     pub tune: Option<At<ModeOrTune>>,
-    /// The peak of the encoder's step size, which follows the network's schedule: 2e-5 with `tune: full`, 1e-3 with `lora`,
+    /// The peak of the encoder's step size, which follows the network's schedule: 5e-5 with `tune: full`, 1e-3 with `lora`,
     /// if nothing is said.
     pub learning_rate: Option<At<f64>>,
     /// Each block of the encoder learns with this share of the step size of the block above it.
@@ -419,7 +419,7 @@ pub(super) struct RawTextClassifier {
     /// How far the encoder learns. Default: `full`.
     #[schemars(extend("default" = "full"))]
     pub tune: Option<At<ModeOrTune>>,
-    /// AdamW's peak step size. Default: 2e-5 with `tune: full`, 1e-3 with `lora`, 1e-2 with `frozen`.
+    /// AdamW's peak step size. Default: 5e-5 with `tune: full`, 1e-3 with `lora`, 1e-2 with `frozen`.
     pub learning_rate: Option<At<f64>>,
     /// Layer-wise step sizes: each block of the encoder learns with this share of the step size of the block above it, the
     /// embeddings with the least; the head and the highest block have the whole. Default: 1.

@@ -18,7 +18,7 @@ impl TuneSpec {
         match self {
             TuneSpec::Frozen => 1e-2,
             TuneSpec::Lora(_) => 1e-3,
-            TuneSpec::Full => 2e-5,
+            TuneSpec::Full => 5e-5,
         }
     }
 }

@@ -23,6 +23,9 @@ use crate::{AsOf, Result};
 /// follows the newer rows by itself.
 const LEVEL: LevelEstimator = LevelEstimator::Off;
 
+/// Customers per snapshot, at most, that say where its level is: more would say the same.
+const ROWS_PER_LEVEL: usize = 25_000;
+
 /// Rows that train and rows that validate.
 pub(super) fn split(data: &Dataset, dates: &Dates) -> (Vec<usize>, ValidationParts) {
     let of = |wanted: &[AsOf], fits: &dyn Fn(u8) -> bool| -> Vec<usize> {
@@ -160,13 +163,21 @@ impl Room<'_> {
         if trained.heads.iter().all(|head| head.season.is_none()) {
             return Ok(vec![None; levels.len()]);
         }
-        for (date, rows) in &self.data.snapshots {
-            let rows: Vec<usize> = rows.clone().collect();
-            let (raw, members) = self.outputs(trained, &rows)?;
-            let said = predictions(&trained.heads, &raw, members);
+        let drawn = self.data.snapshots.iter().map(|(date, rows)| {
+            let step = rows.len().div_ceil(ROWS_PER_LEVEL).max(1);
+            (date.date(), rows.clone().step_by(step).collect::<Vec<_>>())
+        });
+        let drawn: Vec<_> = drawn.collect();
+        let rows: Vec<usize> = drawn.iter().flat_map(|(_, rows)| rows.iter().copied()).collect();
+        let (raw, members) = self.outputs(trained, &rows)?;
+        let said = predictions(&trained.heads, &raw, members);
+        let mut rest = &said[..];
+        for (date, rows) in &drawn {
+            let (said, behind) = rest.split_at(rows.len());
+            rest = behind;
             for (place, (head, levels)) in trained.heads.iter().zip(&mut levels).enumerate() {
                 let labels: Vec<f64> = rows.iter().map(|row| self.data.labels[place][*row]).collect();
-                levels.extend(SnapshotLevel::of(head, date.date(), &of_head(place, &said), &labels));
+                levels.extend(SnapshotLevel::of(head, *date, &of_head(place, said), &labels));
             }
         }
         let of = |(head, levels): (&Head, &Vec<SnapshotLevel>)| head.season.map(|s| amplitude(s.days, levels));

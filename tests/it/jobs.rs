@@ -75,7 +75,7 @@ async fn the_events_files_that_no_job_reads_yet_fit_their_shops() {
 fn the_text_job_is_the_textbook_recipe() {
     let job = job("review_intent");
     let Task::TextClassifier(task) = job.task() else { panic!("it has customers") };
-    assert_eq!((task.max_length, task.epochs, task.batch, task.learning_rate), (128, 5, 16, 2e-5));
+    assert_eq!((task.max_length, task.epochs, task.batch, task.learning_rate), (128, 5, 16, 5e-5));
 }
 
 #[test]
