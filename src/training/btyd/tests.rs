@@ -159,7 +159,6 @@ fn the_order_of_the_customers_changes_no_bit() {
 }
 
 #[test]
-#[ignore = "a measurement, for an optimised build on a quiet machine"]
 fn three_hundred_thousand_customers_take_seconds() {
     let customers = simulated(
         300_000,
@@ -171,5 +170,6 @@ fn three_hundred_thousand_customers_take_seconds() {
     let model = fitted(&customers);
     let seconds = start.elapsed().as_secs_f64();
     assert!(model.fits.iter().all(|fit| fit.converged), "{:#?}", model.fits);
-    assert!(seconds < 20.0, "{seconds:.1} s");
+    // Two to three seconds where nothing else runs; tests share the machine.
+    assert!(seconds < 60.0, "{seconds:.1} s");
 }
