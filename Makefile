@@ -76,6 +76,11 @@ bench-text: build encoder ## Judge the fine-tuning of texts beside transformers'
 	$(call STEP,bench-text)
 	"$$(scripts/python.sh text)/bin/python" benches/banking77.py --tenure "$(TENURE)" $(BENCH_OPTIONS)
 
+.PHONY: bench-features
+bench-features: build ## Judge the feature stage beside DuckDB and Polars (ends non-zero when a goal is missed)
+	$(call STEP,bench-features)
+	"$$(scripts/python.sh features)/bin/python" benches/features.py --tenure "$(TENURE)" $(BENCH_OPTIONS)
+
 .PHONY: lint
 lint: tools ## Check formatting, clippy, documentation, licences
 	$(call STEP,fmt)

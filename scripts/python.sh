@@ -3,6 +3,7 @@
 #   scripts/python.sh           of the tests (Airflow, moto's S3 server, DuckDB)
 #   scripts/python.sh bench     of the benchmarks (NumPy, pandas, PyArrow)
 #   scripts/python.sh text      of the benchmark on texts (PyTorch, transformers)
+#   scripts/python.sh features  of the benchmark on features (DuckDB, Polars, PyArrow)
 # The versions are those of the lock; a changed lock or another Python makes it anew.
 # Quiet when there is nothing to do; safe to interrupt and repeat.
 set -euo pipefail
@@ -23,8 +24,12 @@ case ${1:-tests} in
         LOCK=$ROOT/benches/python/text.lock DEST=$CACHE/text-venv
         WHAT="PyTorch and transformers for the benchmark on texts (5 GB, several minutes, once)"
         ;;
+    features)
+        LOCK=$ROOT/benches/python/features.lock DEST=$CACHE/features-venv
+        WHAT="DuckDB, Polars and PyArrow for the benchmark on features (500 MB, once)"
+        ;;
     *)
-        say "\`$1\` is none of \`tests\`, \`bench\`, \`text\`"
+        say "\`$1\` is none of \`tests\`, \`bench\`, \`text\`, \`features\`"
         exit 1
         ;;
 esac

@@ -1,4 +1,4 @@
-//! `tenure features test | docs | show`.
+//! `tenure features test | docs | plan | build | show`.
 
 use super::{FeatureJob, FeaturesCommand, GlobalArgs, block_on, jobs_or_all};
 use arrow::array::RecordBatch;
@@ -6,11 +6,11 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use crate::error::{ExitStatus, Place};
 use crate::features::{self, FeatureColumn};
-use crate::lake::{Lake, Visibility};
-use crate::pipeline::Plan;
+use crate::lake::{self, Lake, Visibility};
+use crate::pipeline::{self, Plan};
 use crate::printer::Printer;
 use crate::spec::{JobSpec, Task};
-use crate::{Error, Result};
+use crate::{AsOf, Error, Result};
 
 pub(super) fn run(command: FeaturesCommand, global: &GlobalArgs, printer: &Printer) -> Result<ExitStatus> {
     let engine = global.engine()?;
@@ -22,6 +22,38 @@ pub(super) fn run(command: FeaturesCommand, global: &GlobalArgs, printer: &Print
         FeaturesCommand::Docs { job, check } => {
             let jobs = entity_jobs(job, printer)?;
             block_on(&engine, docs(&jobs, check.as_deref(), printer))
+        }
+        FeaturesCommand::Plan { job } => {
+            let spec = job.load()?;
+            let day = AsOf::new(chrono::NaiveDate::default(), spec.timezone());
+            let found = block_on(&engine, async {
+                let plan = Plan::new(&spec).await?;
+                plan.features.pass_plan(&lake::empty_session(&spec)?, &spec, day).await
+            })?;
+            match printer.json() {
+                true => printer.data_json(&found)?,
+                false => printer.data(found.to_string().trim_end()),
+            }
+            Ok(ExitStatus::Done)
+        }
+        FeaturesCommand::Build { job, as_of, out, every, count } => {
+            let spec = job.load()?;
+            let as_of = as_of.of(&spec)?;
+            let files = match (every, count) {
+                (Some(every), Some(count)) => {
+                    let days = (0..u64::from(count)).map(|n| as_of.minus_days(n * every));
+                    days.map(|day| (day, pipeline::place_of(&out, day))).collect()
+                }
+                _ => vec![(as_of, out)],
+            };
+            let built = block_on(&engine, pipeline::build(&spec, &files, &engine))?;
+            if printer.json() {
+                printer.data_json(&built)?;
+            }
+            for matrix in built {
+                printer.say(format!("{} customers at {} in {}", matrix.rows, matrix.as_of, matrix.path.display()));
+            }
+            Ok(ExitStatus::Done)
         }
         FeaturesCommand::Show { job, as_of, key } => {
             let spec = job.load()?;

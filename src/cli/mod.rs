@@ -164,6 +164,12 @@ impl JobArgs {
     }
 }
 
+/// A number of days: `30d`.
+fn days(text: &str) -> std::result::Result<u64, String> {
+    let days = text.strip_suffix('d').and_then(|number| number.parse().ok()).filter(|days| (1..=36_500).contains(days));
+    days.ok_or_else(|| "write days as `30d`".to_owned())
+}
+
 fn load_job(path: &std::path::Path) -> Result<JobSpec> {
     load_patched(path, None)
 }
@@ -291,6 +297,34 @@ pub enum FeaturesCommand {
         /// Compare with this file instead of printing; exit code 1 where they differ
         #[arg(long, value_name = "FILE")]
         check: Option<PathBuf>,
+    },
+    /// Print which files are computed in one pass over their table, and which are not and why
+    Plan {
+        /// Whose features.
+        #[command(flatten)]
+        job: JobArgs,
+    },
+    /// Write the features of every customer at one day, or at several, into Parquet files
+    #[command(after_help = "Examples:
+  tenure features build jobs/ltv.yaml --as-of 2026-07-01 --out matrix.parquet
+  tenure features build jobs/ltv.yaml --as-of 2026-07-01 --every 30d --count 12 --out training")]
+    Build {
+        /// Which job.
+        #[command(flatten)]
+        job: JobArgs,
+        /// Which day.
+        #[command(flatten)]
+        as_of: AsOfArgs,
+        /// The file; of several days the folder, which gets as_of=DAY/part-0.parquet for each. What is there is replaced once
+        /// the new file is whole
+        #[arg(long, value_name = "PATH")]
+        out: PathBuf,
+        /// How far apart several days lie, the last one being --as-of: `30d`
+        #[arg(long, value_name = "DAYS", requires = "count", value_parser = days)]
+        every: Option<u64>,
+        /// How many days
+        #[arg(long, value_name = "N", requires = "every", value_parser = clap::value_parser!(u32).range(1..=1000))]
+        count: Option<u32>,
     },
     /// Print the features of one customer at one day
     #[command(after_help = "Example: tenure features show jobs/ltv.yaml --key 42 --as-of 2026-07-01")]

@@ -10,9 +10,12 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use datafusion::catalog::{MemoryCatalogProviderList, TableProvider};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{DataFusionError, SchemaError};
+use datafusion::common::{DFSchemaRef, DataFusionError, SchemaError};
 use datafusion::execution::SessionStateBuilder;
+use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::{DataFrame, SessionContext};
 use datafusion::sql::parser::Statement as DfStatement;
 use datafusion::sql::sqlparser::ast::{
@@ -23,7 +26,7 @@ use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Location;
 
 use super::definition::{Definition, Kind, lower_first};
-use super::{moments, refuse};
+use super::{gap, moments, refuse};
 use crate::error::Problem;
 use crate::spec::nearest::{listed, nearest};
 use crate::{Error, Result};
@@ -47,6 +50,7 @@ impl Bench {
             .build();
         let bench = Bench { context: SessionContext::new_with_state(state) };
         moments::register(&bench.context);
+        gap::register(&bench.context);
         for name in schema.table_names() {
             if let Some(table) = schema.table(&name).await? {
                 bench.register(&name, table)?;
@@ -147,6 +151,18 @@ impl Bench {
         }
         if problems.is_empty() { vec![whole] } else { problems }
     }
+}
+
+/// An expression over columns of this schema, ready to be evaluated.
+pub(super) fn physical(
+    context: &SessionContext,
+    expr: Expr,
+    schema: &DFSchemaRef,
+) -> datafusion::error::Result<Arc<dyn PhysicalExpr>> {
+    let info = SimplifyContext::builder().with_schema(Arc::clone(schema)).build();
+    let simplifier = ExprSimplifier::new(info);
+    let expr = simplifier.simplify(simplifier.coerce(expr, schema)?)?;
+    context.create_physical_expr(expr, schema)
 }
 
 /// Replaces `$as_of` by its value.

@@ -166,6 +166,11 @@ impl Definition {
         }
     }
 
+    /// Whether `$as_of` stands in it.
+    pub(super) fn asks_for_as_of(&self) -> bool {
+        self.query.to_string().contains(refuse::AS_OF)
+    }
+
     /// The one table of a windowed file.
     pub(super) fn table(&self) -> &str {
         self.tables.first().map_or("", |(name, _)| name)

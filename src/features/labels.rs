@@ -13,7 +13,7 @@ use super::definition::{Definition, Role};
 use super::matrix::{named, or_empty};
 use super::part::{self, Part, PartColumn, Span};
 use super::prepare::event_time_of;
-use super::rows::{self, Culprit};
+use super::rows::{self, Checker};
 use super::set::{FeatureSet, unique_columns};
 use crate::error::Problem;
 use crate::spec::{EntityTask, TableSpec};
@@ -150,11 +150,10 @@ impl LabelSet {
         let key_type = parts.first().map_or(DataType::Int64, |part| part.key_type.clone());
         let columns: Vec<PartColumn> = parts.iter().flat_map(|part| part.columns.clone()).collect();
         let schema = features.schema(&key_type, columns.iter().map(|c| (c.name.as_str(), &c.data_type)));
-        let culprits: Vec<Culprit> = Vec::new();
         let Some(frame) = joined(&bench, &self.key, parts)? else {
             return Ok(FeatureStream::new(schema, as_of, futures::stream::empty()));
         };
-        let stream = rows::checked(frame.execute_stream().await?, schema.clone(), culprits);
+        let stream = rows::checked(frame.execute_stream().await?, Checker::new(schema.clone(), Vec::new()));
         Ok(FeatureStream::new(schema, as_of, stream))
     }
 }
@@ -173,7 +172,7 @@ async fn part_of(
     let plan = bench.plan(file, as_of.instant()).await?;
     let event_time = event_time_of(features, tables, file)?;
     let until = as_of.plus_days(u64::from(horizon_of(file)));
-    let span = Span { window: None, from: Some(as_of), until };
+    let span = Span { window: None, from: Some(as_of), until: Some(until) };
     part::windowed(bench, file, plan, features.key(), &event_time, &[span])
 }
 

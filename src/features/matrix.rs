@@ -1,16 +1,21 @@
 //! The files joined into one row per customer.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
+
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
-use datafusion::common::{Column, JoinType, ScalarValue};
+use datafusion::common::{Column, ScalarValue};
 use datafusion::logical_expr::{Expr, LogicalPlan, lit, when};
 use datafusion::prelude::{DataFrame, SessionContext};
-use futures::StreamExt;
+use futures::{Stream, StreamExt, stream};
 
 use super::FeatureStream;
 use super::bench::Bench;
+use super::definition::Definition;
+use super::fusion::{Batch, File, Fusion, Matrix, Twice};
 use super::part::{Part, PartColumn};
-use super::prepare::{self, FilePlan, Prepared};
+use super::prepare::{self, FilePlan, Prepared, PreparedFile};
 use super::rows::{self, Culprit};
 use super::sequence;
 use super::set::FeatureSet;
@@ -32,31 +37,34 @@ impl FeatureSet {
     ) -> Result<FeatureStream> {
         let bench = Bench::over(context).await?;
         let prepared = self.prepared(&bench, tables.as_ref(), as_of).await?;
-        self.stream(&bench, &prepared, as_of, None).await
+        self.stream(bench, prepared, as_of, None).await
     }
 
-    /// Runs what was planned, for everybody or for one key.
-    async fn stream(
+    /// The matrices at some dates, from one pass over the tables: batches of [`super::BATCH_ROWS`] rows with the number of their
+    /// date, those of one date as [`FeatureSet::matrix`] gives them. Each session shows what was visible at its date.
+    ///
+    /// The sequence of events is no part of it. A session that cannot share its rows with a later one (a table has a
+    /// `known_at`, a view asks for `$as_of`) makes a pass for each date the better choice: see [`FeatureSet::shares_passes`].
+    pub async fn matrices(
         &self,
-        bench: &Bench,
-        prepared: &Prepared,
-        as_of: AsOf,
-        only: Option<ScalarValue>,
-    ) -> Result<FeatureStream> {
-        let sequence = self.sequence_plan(bench, &prepared.key_type, as_of).await;
-        let sequence = sequence.or_else(|problems| Error::all(problems).map(|()| None))?;
-        let columns = prepared.columns(self);
-        let schema = self.schema(&prepared.key_type, columns.iter().map(|c| (c.name.as_str(), &c.data_type)));
-        let frame = joined(self, bench, prepared, only.clone())?;
-        let rows = rows::checked(frame.execute_stream().await?, schema.clone(), culprits(self, bench, prepared));
-        let matrix = FeatureStream::new(schema, as_of, rows);
-        Ok(match sequence {
-            None => matrix,
-            Some(plan) => {
-                let events = of_key(bench.frame(plan.plan.clone()), only)?.execute_stream().await?;
-                sequence::attached(matrix, &plan, events)
-            }
-        })
+        sessions: &[(AsOf, SessionContext)],
+        tables: &[TableSpec],
+    ) -> Result<(SchemaRef, impl Stream<Item = Result<(usize, RecordBatch)>> + Send + use<>)> {
+        let mut planned = Vec::new();
+        for (as_of, context) in sessions {
+            let bench = Bench::over(context).await?;
+            let prepared = self.prepared(&bench, tables, *as_of).await?;
+            planned.push((bench, prepared));
+        }
+        let Some((_, first)) = planned.first() else { return Err(Error::user("no date is asked for")) };
+        let schema = self.matrix_schema(first);
+        let passes = self.passes(&planned, None, &schema).await?;
+        Ok((schema, passes))
+    }
+
+    /// Whether the rows of one date are among those of a later one.
+    pub fn shares_passes(&self, tables: &[TableSpec]) -> bool {
+        tables.iter().all(|table| table.known_at.is_none()) && !self.views.iter().any(Definition::asks_for_as_of)
     }
 
     /// The row of one customer; `None` where the population does not have it. The key is given as text.
@@ -78,20 +86,73 @@ impl FeatureSet {
             }
             _ => ScalarValue::Utf8(Some(key.to_owned())),
         };
-        self.stream(&bench, &prepared, as_of, Some(key)).await?.next().await.transpose()
+        self.stream(bench, prepared, as_of, Some(key)).await?.next().await.transpose()
     }
 
-    /// The physical plan behind the matrix, as text.
-    pub async fn explain(
+    /// Runs what was planned, for everybody or for one key.
+    async fn stream(
         &self,
-        context: &SessionContext,
-        tables: &(impl AsRef<[TableSpec]> + Sync + ?Sized),
+        bench: Bench,
+        prepared: Prepared,
         as_of: AsOf,
-    ) -> Result<String> {
-        let bench = Bench::over(context).await?;
-        let prepared = self.prepared(&bench, tables.as_ref(), as_of).await?;
-        let plan = joined(self, &bench, &prepared, None)?.create_physical_plan().await?;
-        Ok(datafusion::physical_plan::displayable(plan.as_ref()).indent(false).to_string())
+        only: Option<ScalarValue>,
+    ) -> Result<FeatureStream> {
+        let sequence = self.sequence_plan(&bench, &prepared.key_type, as_of).await;
+        let sequence = sequence.or_else(|problems| Error::all(problems).map(|()| None))?;
+        let schema = self.matrix_schema(&prepared);
+        let planned = [(bench, prepared)];
+        let rows = self.passes(&planned, only.clone(), &schema).await?.map(|batch| Ok(batch?.1));
+        let matrix = FeatureStream::new(schema, as_of, rows);
+        Ok(match sequence {
+            None => matrix,
+            Some(plan) => {
+                let events = of_key(planned[0].0.frame(plan.plan.clone()), only)?.execute_stream().await?;
+                sequence::attached(matrix, &plan, events)
+            }
+        })
+    }
+
+    fn matrix_schema(&self, prepared: &Prepared) -> SchemaRef {
+        let columns = prepared.columns(self);
+        self.schema(&prepared.key_type, columns.iter().map(|c| (c.name.as_str(), &c.data_type)))
+    }
+
+    /// The rows of matrices that were planned, in the order of their columns.
+    async fn passes(
+        &self,
+        planned: &[(Bench, Prepared)],
+        only: Option<ScalarValue>,
+        schema: &SchemaRef,
+    ) -> Result<impl Stream<Item = Result<(usize, RecordBatch)>> + Send + use<>> {
+        let matrices = planned.iter().map(|(bench, prepared)| {
+            let by_key = |plan: &LogicalPlan| of_key(bench.frame(plan.clone()), only.clone());
+            let files = in_order(prepared).map(|file| {
+                let how = match &file.plan {
+                    FilePlan::Derived(exprs, _) => File::Derived(exprs),
+                    FilePlan::Joined(part) => match &part.recipe {
+                        Ok(recipe) => File::Fused(recipe),
+                        Err(_) => File::Alone(sorted(by_key(&part.plan)?)?),
+                    },
+                };
+                Ok((how, file.columns()))
+            });
+            let population = by_key(&prepared.population)?;
+            Ok(Matrix { context: bench.context(), population, files: files.collect::<Result<_>>()? })
+        });
+        let Some((_, first)) = planned.first() else { return Err(Error::user("no date is asked for")) };
+        let own = std::iter::once(Part::KEY).chain(in_order(first).flat_map(|f| f.columns()).map(|c| c.name.as_str()));
+        let own: Vec<&str> = own.collect();
+        let wanted = schema.fields().iter().skip(1).filter_map(|f| own.iter().position(|name| name == f.name()));
+        let order: Vec<usize> = std::iter::once(0).chain(wanted).collect();
+        let fusion = Fusion {
+            matrices: matrices.collect::<Result<_>>()?,
+            key_type: first.key_type.clone(),
+            scan: Box::new(|matrix, plan| of_key(planned[matrix].0.frame(plan), only.clone())),
+        };
+        let checkers = planned
+            .iter()
+            .map(|(bench, prepared)| rows::Checker::new(Arc::clone(schema), culprits(self, bench, prepared)));
+        Ok(looked_at(fusion.run().await?, checkers.collect(), order))
     }
 
     pub(super) async fn prepared(&self, bench: &Bench, tables: &[TableSpec], as_of: AsOf) -> Result<Prepared> {
@@ -118,40 +179,73 @@ pub(super) fn named(name: &str) -> Expr {
     Expr::Column(Column::new_unqualified(name))
 }
 
-/// Population ⟕ files, derived columns on top, sorted by key; `only` restricts it to one key.
-fn joined(set: &FeatureSet, bench: &Bench, prepared: &Prepared, only: Option<ScalarValue>) -> Result<DataFrame> {
-    let source = |plan: &LogicalPlan| of_key(bench.frame(plan.clone()), only.clone());
-    let mut frame = source(&prepared.population)?;
-    for (i, file) in prepared.files.iter().enumerate() {
-        let FilePlan::Joined(part) = &file.plan else { continue };
-        let right_key = format!("{}_{i}", Part::KEY);
-        let mut select = vec![named(Part::KEY).alias(right_key.clone())];
-        select.extend(part.columns.iter().map(|column| named(&column.name)));
-        let right = source(&part.plan)?.select(select)?;
-        frame = frame.join(right, JoinType::Left, &[Part::KEY], &[right_key.as_str()], None)?;
-    }
-    let mut select = vec![named(Part::KEY).alias(set.key())];
-    for (i, file) in prepared.files.iter().enumerate() {
-        if let FilePlan::Joined(part) = &file.plan {
-            let right_key = named(&format!("{}_{i}", Part::KEY));
-            for column in &part.columns {
-                select.push(or_empty(column, &right_key)?);
+/// Rows that have a key, by it.
+fn sorted(frame: DataFrame) -> Result<DataFrame> {
+    Ok(frame.filter(named(Part::KEY).is_not_null())?.sort(vec![named(Part::KEY).sort(true, true)])?)
+}
+
+/// The files in an order in which each finds what it looks at: derived ones come last.
+fn in_order(prepared: &Prepared) -> impl Iterator<Item = &PreparedFile> {
+    let derived = |file: &&PreparedFile| matches!(file.plan, FilePlan::Derived(..));
+    prepared.files.iter().filter(move |file| !derived(file)).chain(prepared.files.iter().filter(derived))
+}
+
+/// Rows of several matrices, each looked at by its own checker.
+fn looked_at(
+    batches: impl Stream<Item = Result<Batch>> + Send,
+    checkers: Vec<rows::Checker>,
+    order: Vec<usize>,
+) -> impl Stream<Item = Result<(usize, RecordBatch)>> + Send {
+    let state = Some((Box::pin(batches), checkers, VecDeque::new(), false));
+    stream::unfold(state, move |state| {
+        let order = order.clone();
+        async move {
+            let (mut batches, mut checkers, mut ready, mut ended): (_, Vec<rows::Checker>, VecDeque<_>, bool) = state?;
+            loop {
+                if let Some(found) = ready.pop_front() {
+                    return Some((Ok(found), Some((batches, checkers, ready, ended))));
+                }
+                if ended {
+                    return None;
+                }
+                let more = match batches.next().await {
+                    Some(batch) => next_rows(batch, &mut checkers, &order).await,
+                    None => {
+                        ended = true;
+                        last_rows(&mut checkers).await
+                    }
+                };
+                match more {
+                    Ok(more) => ready.extend(more),
+                    Err(error) => return Some((Err(error), None)),
+                }
             }
         }
-    }
-    let mut names: Vec<String> = select.iter().map(|e| e.schema_name().to_string()).collect();
-    frame = frame.select(select)?;
-    for file in &prepared.files {
-        if let FilePlan::Derived(exprs, columns) = &file.plan {
-            let all = names.iter().map(|name| named(name)).chain(exprs.iter().cloned());
-            frame = frame.select(all.collect::<Vec<_>>())?;
-            names.extend(columns.iter().map(|c| c.name.clone()));
+    })
+}
+
+async fn next_rows(
+    batch: Result<Batch>,
+    checkers: &mut [rows::Checker],
+    order: &[usize],
+) -> Result<Vec<(usize, RecordBatch)>> {
+    let (matrix, batch) = batch?;
+    let checker = &mut checkers[matrix];
+    match batch {
+        Ok(batch) => {
+            let batches = checker.push(batch.project(order)?).await?;
+            Ok(batches.into_iter().map(|batch| (matrix, batch)).collect())
         }
+        Err(Twice(key)) => Err(checker.blame(&key).await?),
     }
-    let order = prepared.columns(set);
-    let last = std::iter::once(set.key()).chain(order.iter().map(|c| c.name.as_str()));
-    let frame = frame.select(last.map(named).collect::<Vec<_>>())?;
-    Ok(frame.sort(vec![named(set.key()).sort(true, true)])?)
+}
+
+async fn last_rows(checkers: &mut [rows::Checker]) -> Result<Vec<(usize, RecordBatch)>> {
+    let mut last = Vec::new();
+    for (matrix, checker) in checkers.iter_mut().enumerate() {
+        last.extend(checker.finish().await?.map(|batch| (matrix, batch)));
+    }
+    Ok(last)
 }
 
 /// The rows of one key, where one is asked for.

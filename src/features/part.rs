@@ -15,17 +15,16 @@ use std::sync::Arc;
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Schema};
 use datafusion::common::{Column, DFSchema, ScalarValue};
-use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{
     Aggregate, ColumnarValue, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Projection, col, lit,
 };
-use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 
 use super::aggregates::{
     filtered, is_sum, outermost_aggregate, over_nothing, replaced, steady, steady_plan, uses_aggregate,
 };
 use super::bench::{self, Bench};
 use super::definition::{Definition, Item, Kind, column_name};
+use super::fusion::Recipe;
 use super::types::{key_type, matrix_type, normal};
 use super::window::Window;
 use crate::AsOf;
@@ -38,8 +37,8 @@ pub(super) struct Span {
     pub window: Option<Window>,
     /// The first day in it; `None` reaches back to the beginning.
     pub from: Option<AsOf>,
-    /// The first day after it.
-    pub until: AsOf,
+    /// The first day after it; `None` reaches to the end of what there is.
+    pub until: Option<AsOf>,
 }
 
 /// A column of a part.
@@ -59,6 +58,8 @@ pub(super) struct Part {
     pub plan: LogicalPlan,
     pub key_type: DataType,
     pub columns: Vec<PartColumn>,
+    /// How the columns come out of a pass that is shared with other files, or why they do not.
+    pub recipe: Result<Recipe, String>,
 }
 
 impl Part {
@@ -86,7 +87,7 @@ pub(super) fn windowed(
     let mut draft = Draft { bench, definition, key, problems: Vec::new() };
     let part = match plan {
         LogicalPlan::Projection(projection) => match projection.input.as_ref() {
-            LogicalPlan::Aggregate(aggregate) => draft.windowed(&projection, aggregate, event_time, spans),
+            LogicalPlan::Aggregate(aggregate) => draft.aggregated(&projection, aggregate, Some(event_time), spans),
             _ => Err(draft.at_begin("this is no aggregate: each column sums up a customer's rows")),
         },
         _ => Err(draft.at_begin("this is no aggregate: each column sums up a customer's rows")),
@@ -94,10 +95,16 @@ pub(super) fn windowed(
     draft.finish(part)
 }
 
-/// Plans any SELECT with one row per key.
-pub(super) fn free(bench: &Bench, definition: &Definition, plan: LogicalPlan, key: &str) -> Result<Part, Vec<Problem>> {
+/// Plans any SELECT with one row per key; its rows have an event time, or they have none, and end at a day.
+pub(super) fn free(
+    bench: &Bench,
+    definition: &Definition,
+    plan: LogicalPlan,
+    key: &str,
+    dated: Option<(&str, AsOf)>,
+) -> Result<Part, Vec<Problem>> {
     let mut draft = Draft { bench, definition, key, problems: Vec::new() };
-    let part = draft.free(plan);
+    let part = draft.free(plan, dated);
     draft.finish(part)
 }
 
@@ -122,15 +129,21 @@ impl Draft<'_> {
         bench::problem(self.definition, &error, self.definition.begin)
     }
 
-    fn windowed(
+    fn aggregated(
         &mut self,
         projection: &Projection,
         aggregate: &Aggregate,
-        event_time: &str,
+        event_time: Option<&str>,
         spans: &[Span],
     ) -> Result<Part, Problem> {
         self.groups_by_key(projection, aggregate)?;
-        let flagged = self.flagged(aggregate, event_time, spans)?;
+        // A free SELECT may have left the time of its rows behind.
+        let kept = |name: &&str| aggregate.input.schema().qualified_field_with_unqualified_name(name).is_ok();
+        let event_time = event_time.filter(|name| self.definition.kind != Kind::Free || kept(name));
+        let flagged = match event_time.filter(|_| spans.iter().any(|span| span.until.is_some())) {
+            Some(event_time) => self.flagged(aggregate, event_time, spans)?,
+            None => aggregate.input.as_ref().clone(),
+        };
         let mut aggregates = Vec::new();
         for (i, expr) in aggregate.aggr_expr.iter().enumerate() {
             for (s, span) in spans.iter().enumerate() {
@@ -169,11 +182,31 @@ impl Draft<'_> {
             }
         }
         let key = Expr::Column(Column::from(aggregate.schema.qualified_field(0)));
-        self.part(grouped, key, columns)
+        let time = |name| aggregate.input.schema().qualified_field_with_unqualified_name(name).ok();
+        let time = event_time.and_then(time).map(|found| Expr::Column(Column::from(found)));
+        let mut part = self.part(grouped.clone(), key, columns)?;
+        let select = match &part.plan {
+            LogicalPlan::Projection(projection) => projection.expr.iter().skip(1).cloned().collect(),
+            _ => Vec::new(),
+        };
+        part.recipe = aggregate.group_expr.first().ok_or_else(|| "it has no key".to_owned()).and_then(|key| {
+            let from = key.get_type(aggregate.input.schema().as_ref()).map_err(|e| e.strip_backtrace())?;
+            let key = normal(key.clone(), &from, &part.key_type);
+            Recipe::of_aggregates(aggregate, &key, time.as_ref(), spans, &grouped, select)
+        });
+        Ok(part)
     }
 
-    fn free(&mut self, plan: LogicalPlan) -> Result<Part, Problem> {
+    fn free(&mut self, plan: LogicalPlan, dated: Option<(&str, AsOf)>) -> Result<Part, Problem> {
         let plan = steady_plan(plan).map_err(|e| self.engine(e))?;
+        let (event_time, until) = dated.unzip();
+        let everything = Span { window: None, from: None, until };
+        if let LogicalPlan::Projection(projection) = &plan
+            && let LogicalPlan::Aggregate(aggregate) = projection.input.as_ref()
+            && self.sums_up(projection, aggregate)
+        {
+            return self.aggregated(projection, aggregate, event_time, &[everything]);
+        }
         let (projection, aggregate) = outermost_aggregate(&plan);
         let position = self.definition.items.iter().position(|i| i.name == self.key);
         let mut columns = Vec::new();
@@ -200,7 +233,13 @@ impl Draft<'_> {
         }
         let key =
             key.ok_or_else(|| self.at_begin(&format!("the key column `{}` is missing in the select list", self.key)))?;
-        self.part(plan, key, columns)
+        let mut part = self.part(plan.clone(), key, columns)?;
+        if let LogicalPlan::Projection(typed) = &part.plan
+            && let Some((key, select)) = typed.expr.split_first()
+        {
+            part.recipe = Recipe::of_rows(&plan, &key.clone().unalias(), event_time, everything, select);
+        }
+        Ok(part)
     }
 
     /// Puts key and columns, in the types of the matrix, on top of `input`.
@@ -244,7 +283,18 @@ impl Draft<'_> {
             }
         }
         let plan = LogicalPlanBuilder::from(input).project(select).and_then(LogicalPlanBuilder::build);
-        Ok(Part { plan: plan.map_err(|e| self.engine(e))?, key_type, columns })
+        let recipe = Err("it is no aggregate by key".to_owned());
+        Ok(Part { plan: plan.map_err(|e| self.engine(e))?, key_type, columns, recipe })
+    }
+
+    /// Whether a SELECT has the shape of a windowed one: the key, and expressions over aggregates by it.
+    fn sums_up(&self, projection: &Projection, aggregate: &Aggregate) -> bool {
+        let key = Column::from(aggregate.schema.qualified_field(0));
+        let others = self.definition.items.iter().zip(&projection.expr).filter(|(item, _)| item.name != self.key);
+        let over_aggregates = |expr: &Expr| !expr.column_refs().contains(&key);
+        self.definition.items.len() == projection.expr.len()
+            && self.groups_by_key(projection, aggregate).is_ok()
+            && others.into_iter().all(|(_, expr)| over_aggregates(expr))
     }
 
     /// The one GROUP BY expression must be what the select list calls the key.
@@ -277,7 +327,7 @@ impl Draft<'_> {
                 ))
             })
         };
-        let Some(until) = spans.iter().map(|span| span.until).max_by_key(AsOf::instant) else {
+        let Some(until) = spans.iter().filter_map(|span| span.until).max_by_key(AsOf::instant) else {
             return Err(self.at_begin("there is no window"));
         };
         let mut visible = time.clone().lt(lit(instant(until)?));
@@ -330,12 +380,7 @@ impl Draft<'_> {
     }
 
     fn evaluate(&self, expr: Expr) -> datafusion::error::Result<ScalarValue> {
-        let context = self.bench.context();
-        let nothing = Arc::new(DFSchema::empty());
-        let info = SimplifyContext::builder().with_schema(Arc::clone(&nothing)).build();
-        let simplifier = ExprSimplifier::new(info);
-        let expr = simplifier.simplify(simplifier.coerce(expr, &nothing)?)?;
-        let physical = context.create_physical_expr(expr, &nothing)?;
+        let physical = bench::physical(self.bench.context(), expr, &Arc::new(DFSchema::empty()))?;
         let options = RecordBatchOptions::new().with_row_count(Some(1));
         let row = RecordBatch::try_new_with_options(Arc::new(Schema::empty()), vec![], &options)?;
         match physical.evaluate(&row)? {

@@ -43,7 +43,7 @@ pub(super) struct PreparedFile {
 /// How a file's columns come to be.
 pub(super) enum FilePlan {
     /// By a plan with one row per key, to be joined.
-    Joined(Part),
+    Joined(Box<Part>),
     /// By expressions over the columns so far.
     Derived(Vec<Expr>, Vec<PartColumn>),
 }
@@ -116,7 +116,7 @@ pub(super) async fn prepare(
                 .await
                 .and_then(|p| fits(definition, p, &key_type, set))
             {
-                Ok(part) => Some(FilePlan::Joined(part)),
+                Ok(part) => Some(FilePlan::Joined(Box::new(part))),
                 Err(more) => {
                     problems.extend(more);
                     None
@@ -140,12 +140,16 @@ async fn file(
 ) -> Result<Part, Vec<Problem>> {
     let plan = bench.plan(definition, as_of.instant()).await?;
     if definition.kind == Kind::Free {
-        return part::free(bench, definition, plan, set.key());
+        let time = match definition.tables.as_slice() {
+            [(table, _)] => set.event_time(table, tables),
+            _ => None,
+        };
+        return part::free(bench, definition, plan, set.key(), time.as_deref().map(|time| (time, as_of)));
     }
     let spans: Vec<Span> = definition
         .windows()
         .into_iter()
-        .map(|window| Span { window, from: window.and_then(|w| w.start(as_of)), until: as_of })
+        .map(|window| Span { window, from: window.and_then(|w| w.start(as_of)), until: Some(as_of) })
         .collect();
     let event_time = event_time_of(set, tables, definition)?;
     part::windowed(bench, definition, plan, set.key(), &event_time, &spans)
@@ -217,7 +221,7 @@ async fn population(
     let key = set.key();
     if let Some(definition) = &set.population {
         let plan = bench.plan(definition, as_of.instant()).await?;
-        let part = part::free(bench, definition, plan, key)?;
+        let part = part::free(bench, definition, plan, key, None)?;
         return Ok((
             only_key(part.plan).map_err(|e| vec![bench::problem(definition, &e, definition.begin)])?,
             part.key_type,

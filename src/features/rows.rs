@@ -1,5 +1,6 @@
 //! The last look at the rows: batches of one size, no key missing, none twice.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef};
@@ -7,7 +8,6 @@ use arrow::compute::{BatchCoalescer, cast};
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::ScalarValue;
-use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::lit;
 use datafusion::prelude::DataFrame;
 use futures::{Stream, StreamExt, stream};
@@ -30,55 +30,87 @@ pub(super) struct Culprit {
     pub frame: DataFrame,
 }
 
-struct State {
-    input: SendableRecordBatchStream,
+/// Looks at the rows of one matrix.
+pub(super) struct Checker {
     schema: SchemaRef,
     coalescer: BatchCoalescer,
     /// The last key of the batch before.
     last: Option<ArrayRef>,
     culprits: Vec<Culprit>,
-    ended: bool,
 }
 
 /// Rows in batches of [`BATCH_ROWS`], sorted by their first column, which is never NULL and never twice the same.
-pub(super) fn checked(
-    input: SendableRecordBatchStream,
-    schema: SchemaRef,
-    culprits: Vec<Culprit>,
-) -> impl Stream<Item = Result<RecordBatch>> + Send {
-    let coalescer = BatchCoalescer::new(Arc::clone(&schema), BATCH_ROWS);
-    let state = State { input, schema, coalescer, last: None, culprits, ended: false };
-    stream::unfold(Some(state), |state| async move {
-        let mut state = state?;
-        match state.next().await {
-            Ok(Some(batch)) => Some((Ok(batch), Some(state))),
-            Ok(None) => None,
-            Err(error) => Some((Err(error), None)),
+pub(super) fn checked<E>(
+    input: impl Stream<Item = Result<RecordBatch, E>> + Send + Unpin,
+    checker: Checker,
+) -> impl Stream<Item = Result<RecordBatch>> + Send
+where
+    Error: From<E>,
+    E: Send,
+{
+    let state = Some((input, checker, VecDeque::new()));
+    stream::unfold(state, |state| async move {
+        let (mut input, mut checker, mut ready): (_, Checker, VecDeque<RecordBatch>) = state?;
+        loop {
+            if let Some(batch) = ready.pop_front() {
+                return Some((Ok(batch), Some((input, checker, ready))));
+            }
+            let more = match input.next().await {
+                Some(Ok(batch)) => checker.push(batch).await,
+                Some(Err(error)) => Err(error.into()),
+                None => match checker.finish().await {
+                    Ok(last) => return Some((Ok(last?), None)),
+                    Err(error) => Err(error),
+                },
+            };
+            match more {
+                Ok(batches) => ready.extend(batches),
+                Err(error) => return Some((Err(error), None)),
+            }
         }
     })
 }
 
-impl State {
-    async fn next(&mut self) -> Result<Option<RecordBatch>> {
-        loop {
-            if let Some(batch) = self.coalescer.next_completed_batch() {
-                self.keys_are_unique(&batch).await?;
-                return Ok(Some(batch));
-            }
-            if self.ended {
-                return Ok(None);
-            }
-            match self.input.next().await {
-                Some(batch) => {
-                    let batch = self.typed(batch?)?;
-                    self.coalescer.push_batch(batch)?;
-                }
-                None => {
-                    self.ended = true;
-                    self.coalescer.finish_buffered_batch()?;
-                }
-            }
+impl Checker {
+    /// Of a matrix with this schema; the culprits are whom to ask when a key comes twice.
+    pub(super) fn new(schema: SchemaRef, culprits: Vec<Culprit>) -> Self {
+        let coalescer = BatchCoalescer::new(Arc::clone(&schema), BATCH_ROWS);
+        Checker { schema, coalescer, last: None, culprits }
+    }
+
+    /// Whether a key comes twice, and who has it so.
+    pub(super) async fn blame(&self, key: &ScalarValue) -> Result<Error> {
+        blame(&self.culprits, key).await
+    }
+
+    /// Takes rows in; gives whole batches.
+    pub(super) async fn push(&mut self, batch: RecordBatch) -> Result<Vec<RecordBatch>> {
+        let batch = self.typed(batch)?;
+        let mut ready = Vec::new();
+        let mut from = 0;
+        // Whole batches pass as they are.
+        while self.coalescer.is_empty() && batch.num_rows() - from >= BATCH_ROWS {
+            ready.push(batch.slice(from, BATCH_ROWS));
+            from += BATCH_ROWS;
         }
+        self.coalescer.push_batch(batch.slice(from, batch.num_rows() - from))?;
+        while let Some(batch) = self.coalescer.next_completed_batch() {
+            ready.push(batch);
+        }
+        for batch in &ready {
+            self.keys_are_unique(batch).await?;
+        }
+        Ok(ready)
+    }
+
+    /// The rows that are left.
+    pub(super) async fn finish(&mut self) -> Result<Option<RecordBatch>> {
+        self.coalescer.finish_buffered_batch()?;
+        let last = self.coalescer.next_completed_batch();
+        if let Some(batch) = &last {
+            self.keys_are_unique(batch).await?;
+        }
+        Ok(last)
     }
 
     /// The batch in exactly the schema that was promised; a NULL key is an error.

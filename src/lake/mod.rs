@@ -9,6 +9,7 @@ mod check_scan;
 mod checks;
 mod files;
 mod local;
+mod matrix_file;
 mod online;
 mod point_in_time;
 mod provider;
@@ -31,6 +32,7 @@ use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 
 pub use files::InputObject;
+pub use matrix_file::MatrixFile;
 pub use online::OnlineReport;
 pub use point_in_time::Visibility;
 pub use read::{EventSpan, PublishedColumns, read_published, read_published_columns, read_texts};

@@ -3,6 +3,7 @@
 //! [`Plan`] is what a job will do, known without data; [`run`] does it for one day; [`check`] asks whether it could;
 //! [`train`], [`tune`] and [`evaluate`] look at past days through the same plan.
 
+mod build;
 mod check;
 mod evaluate;
 mod evaluation_files;
@@ -14,6 +15,7 @@ mod tables;
 mod tune;
 mod tune_files;
 
+pub use build::{BuiltMatrix, build, place_of};
 pub use check::{CheckReport, check, check_online};
 pub use evaluate::{EvaluateOptions, EvaluationReport, evaluate};
 pub use night::{NightOptions, NightOutcome, run};

@@ -18,6 +18,7 @@ mod model;
 mod nightly;
 mod oracle;
 mod outcomes;
+mod passes;
 mod publish;
 mod readme;
 mod real_lakes;

@@ -171,24 +171,39 @@ proptest! {
 }
 
 #[tokio::test]
-async fn a_window_takes_one_scan_and_one_aggregate() {
+async fn all_files_over_a_table_share_one_scan() {
     let shop = Lake {
         orders: vec![],
         as_of: crate::support::memory::utc("2026-03-01"),
         partitions: 2,
         batch_size: 4,
         lifetime: true,
-        condition: "true",
-    }
-    .shop();
-    let plan = shop
-        .load()
-        .unwrap()
-        .explain(&shop.context(2, 4), &shop.tables, crate::support::memory::utc("2026-03-01"))
-        .await
-        .unwrap();
-    let count = |what: &str| plan.matches(what).count();
-    // customers and orders; a partial and a final step of one aggregate.
-    assert_eq!((count("DataSourceExec"), count("AggregateExec")), (2, 2), "{plan}");
-    assert_eq!(count("HashJoinExec"), 0, "{plan}");
+        condition: "NOT refunded",
+    };
+    let shop = shop
+        .shop()
+        .view(
+            "paid",
+            "-- @event_time at\nSELECT customer_id AS who, at, amount AS price FROM orders WHERE NOT refunded",
+        )
+        .feature("paid", "SELECT who AS customer_id, sum(price) AS paid_total FROM paid GROUP BY who")
+        .feature("people", "SELECT customer_id, signed_up_at FROM customers")
+        .feature("median", "SELECT customer_id, median(amount) AS middle FROM orders GROUP BY customer_id")
+        .feature("share", "SELECT paid_total / total_lifetime AS share FROM features");
+    let set = shop.load().unwrap();
+    let day = crate::support::memory::utc("2026-03-01");
+    let plan = set.pass_plan(&shop.context(2, 4), &shop.tables, day).await.unwrap();
+    let scans: Vec<(&str, &[String])> = plan.scans.iter().map(|s| (s.reads.as_str(), s.files.as_slice())).collect();
+    assert_eq!(
+        scans,
+        [
+            ("`orders`", ["sql/features/orders.sql", "sql/features/paid.sql"].map(String::from).as_slice()),
+            ("`customers`", ["sql/features/people.sql"].map(String::from).as_slice()),
+        ]
+    );
+    // Edges at 1, 7 and 30 days and at the day itself; the sum over a lifetime is that of both files.
+    assert_eq!((plan.scans[0].buckets, plan.scans[0].aggregates), (5, 13));
+    assert_eq!(plan.alone.len(), 1);
+    assert_eq!(plan.alone[0].why, "`median` is not among the aggregates of a fused pass");
+    assert_eq!(plan.derived, ["sql/features/share.sql"]);
 }

@@ -1,0 +1,227 @@
+//! The aggregates that are computed here, and what they read.
+
+use arrow::datatypes::{DataType, TimeUnit};
+use datafusion::common::{DFSchema, ScalarValue};
+use datafusion::logical_expr::expr::Sort;
+use datafusion::logical_expr::{Expr, ExprSchemable, cast};
+
+use super::flatten::Flat;
+use crate::features::aggregates::function_of;
+use crate::features::gap::{Statistic, microseconds};
+
+/// What is computed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Function {
+    /// Rows; with an argument those where it is not NULL.
+    Count,
+    /// Different values.
+    Distinct,
+    /// Different days in UTC, of times in microseconds.
+    DistinctDays,
+    /// Integers, `Int64` or `UInt64`.
+    SumIntegers,
+    /// Doubles, exact to the last bit in any order.
+    SumDoubles,
+    Average,
+    Variance {
+        correction: u64,
+    },
+    Deviation {
+        correction: u64,
+    },
+    /// Of anything that counts as an `Int64`.
+    LeastInteger,
+    GreatestInteger,
+    LeastDouble,
+    GreatestDouble,
+    /// Of anything that can be ordered.
+    Least,
+    Greatest,
+    /// A number of the row that comes first, or last, by something that counts as an `Int64`, then by the number itself;
+    /// whether that is descending, and NULL first.
+    FirstNumber {
+        order: (bool, bool),
+        last: bool,
+    },
+    /// The days between times.
+    Gap(Statistic),
+    /// The value of the one row that there is.
+    Only,
+    /// A value of the row that comes first, or last, in this order: descending and NULL first, per column.
+    First(Vec<(bool, bool)>),
+    Last(Vec<(bool, bool)>),
+}
+
+/// An aggregate of a file.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Recipient {
+    pub function: Function,
+    /// What it reads: its argument, then what it is ordered by. Nothing for a count of rows.
+    pub arguments: Vec<Expr>,
+    /// Which rows it takes.
+    pub filter: Option<Expr>,
+    pub output: DataType,
+}
+
+impl Recipient {
+    /// An aggregate of SQL; an error says why it cannot be computed here.
+    pub fn of(expr: &Expr, schema: &DFSchema) -> Result<Recipient, String> {
+        let engine = |e: datafusion::error::DataFusionError| e.strip_backtrace();
+        let function = function_of(expr).ok_or("it has something that is no aggregate")?;
+        let name = function.func.name().to_owned();
+        let not_here = || format!("`{name}` is not among the aggregates of a fused pass");
+        let params = &function.params;
+        if params.null_treatment.is_some() {
+            return Err(format!("`{name}` says what to do with NULL"));
+        }
+        let [argument] = params.args.as_slice() else { return Err(not_here()) };
+        let output = expr.get_type(schema).map_err(engine)?;
+        let input = argument.get_type(schema).map_err(engine)?;
+        let double = || cast(argument.clone(), DataType::Float64);
+        let moments =
+            matches!(name.as_str(), "avg" | "var" | "var_pop" | "stddev" | "stddev_pop" | "var_samp" | "stddev_samp");
+        if params.distinct && name != "count" && name != "min" && name != "max" {
+            return Err(format!("`{name}(DISTINCT …)` is not among the aggregates of a fused pass"));
+        }
+        let (function, arguments) = match name.as_str() {
+            "count" if params.distinct => match day_of(argument, schema).map_err(engine)? {
+                Some(time) => (Function::DistinctDays, vec![microseconds().into_iter().fold(time, cast)]),
+                None => (Function::Distinct, vec![argument.clone()]),
+            },
+            "count" => match argument {
+                Expr::Literal(value, _) if !value.is_null() => (Function::Count, Vec::new()),
+                _ => (Function::Count, vec![argument.clone()]),
+            },
+            "sum" if matches!(output, DataType::Int64 | DataType::UInt64) => {
+                (Function::SumIntegers, vec![cast(argument.clone(), output.clone())])
+            }
+            "sum" if output == DataType::Float64 => (Function::SumDoubles, vec![double()]),
+            _ if moments && output == DataType::Float64 && !input.is_decimal() => {
+                let function = match name.as_str() {
+                    "avg" => Function::Average,
+                    "var" | "var_samp" => Function::Variance { correction: 1 },
+                    "var_pop" => Function::Variance { correction: 0 },
+                    "stddev" | "stddev_samp" => Function::Deviation { correction: 1 },
+                    _ => Function::Deviation { correction: 0 },
+                };
+                (function, vec![double()])
+            }
+            "min" | "max" | "bool_and" | "bool_or" => {
+                let least = matches!(name.as_str(), "min" | "bool_and");
+                match counts_as(&input) {
+                    Some(steps) => {
+                        let number = steps.iter().fold(argument.clone(), |expr, step| cast(expr, step.clone()));
+                        (if least { Function::LeastInteger } else { Function::GreatestInteger }, vec![number])
+                    }
+                    None if input.is_floating() => {
+                        (if least { Function::LeastDouble } else { Function::GreatestDouble }, vec![double()])
+                    }
+                    None if is_plain(&input) => {
+                        (if least { Function::Least } else { Function::Greatest }, vec![argument.clone()])
+                    }
+                    None => return Err(not_here()),
+                }
+            }
+            "first_value" | "last_value" if !params.order_by.is_empty() => {
+                let keys: Vec<&Expr> = params.order_by.iter().map(|sort| &sort.expr).collect();
+                let types = keys.iter().chain([&argument]).map(|expr| expr.get_type(schema));
+                if !types.collect::<Result<Vec<_>, _>>().map_err(engine)?.iter().all(is_plain) {
+                    return Err(not_here());
+                }
+                let order = params.order_by.iter().map(|Sort { asc, nulls_first, .. }| (!asc, *nulls_first));
+                let order: Vec<(bool, bool)> = order.collect();
+                let last = name == "last_value";
+                match number_by_time(argument, &params.order_by, schema).map_err(engine)? {
+                    Some(arguments) => (Function::FirstNumber { order: order[0], last }, arguments),
+                    None => {
+                        let arguments = [argument].into_iter().chain(keys).cloned().collect();
+                        (if last { Function::Last(order) } else { Function::First(order) }, arguments)
+                    }
+                }
+            }
+            _ => match Statistic::named(&name) {
+                Some(statistic) => {
+                    let steps = microseconds();
+                    (Function::Gap(statistic), vec![steps.into_iter().fold(argument.clone(), cast)])
+                }
+                None => return Err(not_here()),
+            },
+        };
+        if !params.order_by.is_empty()
+            && !matches!(function, Function::First(_) | Function::Last(_) | Function::FirstNumber { .. })
+        {
+            return Err(format!("`{name}` has an ORDER BY"));
+        }
+        if matches!(function, Function::Distinct) && !is_plain(&input) {
+            return Err(not_here());
+        }
+        let filter = params.filter.as_deref().cloned();
+        Ok(Recipient { function, arguments, filter, output })
+    }
+
+    /// The same over the base of a flat plan.
+    pub fn over(&mut self, flat: &Flat) -> datafusion::error::Result<()> {
+        for expr in self.arguments.iter_mut().chain(&mut self.filter) {
+            *expr = flat.over_base(expr)?;
+        }
+        Ok(())
+    }
+}
+
+/// The time behind the day of a time, as `CAST(time AS DATE)` or `date_trunc('day', time)`, where days are those of UTC.
+fn day_of(expr: &Expr, schema: &DFSchema) -> datafusion::error::Result<Option<Expr>> {
+    let time = match expr {
+        Expr::Cast(cast) if *cast.field.data_type() == DataType::Date32 => cast.expr.as_ref(),
+        Expr::ScalarFunction(function) if function.name() == "date_trunc" => match function.args.as_slice() {
+            [Expr::Literal(ScalarValue::Utf8(Some(unit)), _), time] if unit.eq_ignore_ascii_case("day") => time,
+            _ => return Ok(None),
+        },
+        _ => return Ok(None),
+    };
+    let utc = match time.get_type(schema)? {
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => false,
+        DataType::Timestamp(_, zone) => zone.is_none_or(|zone| matches!(zone.as_ref(), "UTC" | "+00:00" | "Z")),
+        _ => false,
+    };
+    Ok(utc.then(|| time.clone()))
+}
+
+/// A number ordered by one time, then, so that no tie is left, by itself: the number and the time.
+fn number_by_time(argument: &Expr, order: &[Sort], schema: &DFSchema) -> datafusion::error::Result<Option<Vec<Expr>>> {
+    let [time, Sort { expr: tie, asc: true, nulls_first: false }] = order else { return Ok(None) };
+    let number = match argument.get_type(schema)? {
+        DataType::Float64 => argument.clone(),
+        other if other.is_integer() && other != DataType::UInt64 => cast(argument.clone(), DataType::Int64),
+        _ => return Ok(None),
+    };
+    let steps = counts_as(&time.expr.get_type(schema)?).filter(|_| tie == argument);
+    Ok(steps.map(|steps| vec![number, steps.into_iter().fold(time.expr.clone(), cast)]))
+}
+
+/// How a value becomes an `Int64` that is ordered as the value is; `None` where it does not.
+fn counts_as(input: &DataType) -> Option<Vec<DataType>> {
+    match input {
+        DataType::Date32 => Some(vec![DataType::Int32, DataType::Int64]),
+        DataType::Boolean | DataType::Date64 | DataType::Timestamp(..) => Some(vec![DataType::Int64]),
+        DataType::UInt64 => None,
+        input if input.is_integer() => Some(vec![DataType::Int64]),
+        _ => None,
+    }
+}
+
+/// A value that can be compared byte by byte once it is written down.
+fn is_plain(input: &DataType) -> bool {
+    use DataType::{Boolean, Date32, Date64, LargeUtf8, Timestamp, Utf8, Utf8View};
+    let text = matches!(input, Utf8 | LargeUtf8 | Utf8View);
+    input.is_numeric() || text || matches!(input, Boolean | Date32 | Date64 | Timestamp(..))
+}
+
+/// Whether an expression can be worked out for rows that its file leaves out: it cannot fail.
+pub(super) fn is_harmless(expr: &Expr) -> bool {
+    match expr {
+        Expr::Column(_) => true,
+        Expr::Literal(value, _) => !matches!(value, ScalarValue::Null),
+        Expr::Alias(alias) => is_harmless(&alias.expr),
+        _ => false,
+    }
+}

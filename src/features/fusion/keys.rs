@@ -1,0 +1,189 @@
+//! The keys of the population, sorted, and where each one stands.
+
+use std::cmp::Ordering;
+
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringArray};
+use arrow::compute::interleave;
+use arrow::datatypes::{DataType, Int64Type};
+use datafusion::common::HashMap;
+
+use crate::{Error, Result};
+
+/// Marks a key that the population does not have.
+pub(super) const NOBODY: u32 = u32::MAX;
+/// A table over the whole span of integer keys may have so many places per key.
+const SPARSENESS: u64 = 8;
+
+/// Sorted keys: `Int64` or `Utf8`.
+#[derive(Debug, Clone)]
+pub(in crate::features) struct Keys {
+    array: ArrayRef,
+}
+
+/// Keys as what they are.
+#[derive(Clone, Copy)]
+enum View<'a> {
+    Numbers(&'a Int64Array),
+    Texts(&'a StringArray),
+}
+
+impl<'a> View<'a> {
+    fn of(array: &'a ArrayRef) -> Result<Self> {
+        match array.data_type() {
+            DataType::Int64 => Ok(View::Numbers(array.as_primitive::<Int64Type>())),
+            DataType::Utf8 => Ok(View::Texts(array.as_string::<i32>())),
+            other => Err(Error::infra(format!("`{other}` is no type of a key"))),
+        }
+    }
+
+    fn compare(self, row: usize, other: View<'_>, at: usize) -> Ordering {
+        match (self, other) {
+            (View::Numbers(a), View::Numbers(b)) => a.value(row).cmp(&b.value(at)),
+            (View::Texts(a), View::Texts(b)) => a.value(row).cmp(b.value(at)),
+            (View::Numbers(_), View::Texts(_)) => Ordering::Less,
+            (View::Texts(_), View::Numbers(_)) => Ordering::Greater,
+        }
+    }
+}
+
+impl Keys {
+    /// Wraps a sorted array of keys.
+    pub fn new(array: ArrayRef) -> Result<Self> {
+        View::of(&array)?;
+        Ok(Keys { array })
+    }
+
+    /// The keys as an array.
+    pub fn array(&self) -> &ArrayRef {
+        &self.array
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.array.len()
+    }
+
+    /// These and others, each once; NULL first.
+    pub fn union(&self, other: &Keys) -> Result<Keys> {
+        let (mut a, mut b) = (0, 0);
+        let mut picked = Vec::with_capacity(self.len().max(other.len()));
+        while a < self.len() || b < other.len() {
+            let order = match (a < self.len(), b < other.len()) {
+                (true, false) => Ordering::Less,
+                (false, _) => Ordering::Greater,
+                _ => match (self.is_null(a), other.is_null(b)) {
+                    (false, false) => self.compare(a, other, b)?,
+                    (mine, theirs) => theirs.cmp(&mine),
+                },
+            };
+            picked.push(if order.is_le() { (0, a) } else { (1, b) });
+            a += usize::from(order.is_le());
+            b += usize::from(order.is_ge());
+        }
+        Keys::new(interleave(&[self.array.as_ref(), other.array.as_ref()], &picked)?)
+    }
+
+    /// A part of them.
+    pub fn slice(&self, from: usize, length: usize) -> Keys {
+        Keys { array: self.array.slice(from, length) }
+    }
+
+    /// Compares a key with one of other keys; both are there.
+    pub fn compare(&self, row: usize, other: &Keys, at: usize) -> Result<Ordering> {
+        Ok(View::of(&self.array)?.compare(row, View::of(&other.array)?, at))
+    }
+
+    /// Whether a row has no key.
+    pub fn is_null(&self, row: usize) -> bool {
+        self.array.is_null(row)
+    }
+}
+
+/// Where each key of the population stands.
+pub(super) enum KeyIndex {
+    /// Integers that lie close together: a place for each number from the least on.
+    Table { least: i64, places: Vec<u32> },
+    /// Any integers.
+    Numbers(HashMap<i64, u32>),
+    /// Texts.
+    Texts(HashMap<Box<str>, u32>),
+}
+
+impl KeyIndex {
+    /// The index of these keys; NULL has no place.
+    pub fn new(keys: &Keys) -> Result<Self> {
+        let count = keys.len();
+        if count >= NOBODY as usize {
+            return Err(Error::user(format!("the population has {count} customers; {} are the most", NOBODY - 1)));
+        }
+        Ok(match View::of(&keys.array)? {
+            View::Numbers(numbers) => {
+                let there = || numbers.iter().enumerate().filter_map(|(row, key)| Some((key?, row as u32)));
+                let (least, most) = there().fold((i64::MAX, i64::MIN), |(a, b), (key, _)| (a.min(key), b.max(key)));
+                let span = most.abs_diff(least);
+                if count > 0 && least <= most && span / SPARSENESS <= count as u64 {
+                    let mut places = vec![NOBODY; span as usize + 1];
+                    there().for_each(|(key, row)| places[key.abs_diff(least) as usize] = row);
+                    KeyIndex::Table { least, places }
+                } else {
+                    KeyIndex::Numbers(there().collect())
+                }
+            }
+            View::Texts(texts) => {
+                let there = texts.iter().enumerate().filter_map(|(row, key)| Some((key?, row as u32)));
+                KeyIndex::Texts(there.map(|(key, row)| (key.into(), row)).collect())
+            }
+        })
+    }
+
+    /// The place of each key, [`NOBODY`] where there is none.
+    pub fn places(&self, keys: &ArrayRef) -> Result<Vec<u32>> {
+        let mut found: Vec<u32> = match (self, View::of(keys)?) {
+            (KeyIndex::Table { least, places }, View::Numbers(keys)) => {
+                let place = |key: &i64| {
+                    let at = key.wrapping_sub(*least) as u64;
+                    usize::try_from(at).ok().and_then(|at| places.get(at)).copied().unwrap_or(NOBODY)
+                };
+                keys.values().iter().map(place).collect()
+            }
+            (KeyIndex::Numbers(index), View::Numbers(keys)) => {
+                keys.values().iter().map(|key| index.get(key).copied().unwrap_or(NOBODY)).collect()
+            }
+            (KeyIndex::Texts(index), View::Texts(keys)) => {
+                (0..keys.len()).map(|row| index.get(keys.value(row)).copied().unwrap_or(NOBODY)).collect()
+            }
+            _ => return Err(Error::infra("the keys of a table are of another type than the population's")),
+        };
+        if let Some(nulls) = keys.nulls() {
+            found.iter_mut().zip(nulls).filter(|(_, there)| !there).for_each(|(place, _)| *place = NOBODY);
+        }
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn places(keys: ArrayRef, asked: ArrayRef) -> Vec<Option<u32>> {
+        let index = KeyIndex::new(&Keys::new(keys).unwrap()).unwrap();
+        index.places(&asked).unwrap().into_iter().map(|place| Some(place).filter(|p| *p != NOBODY)).collect()
+    }
+
+    #[test]
+    fn every_key_is_found_where_it_stands_and_others_are_not() {
+        let asked: ArrayRef =
+            Arc::new(Int64Array::from(vec![Some(7), None, Some(-3), Some(8), Some(i64::MIN), Some(i64::MAX)]));
+        let near: ArrayRef = Arc::new(Int64Array::from(vec![-3, 5, 7]));
+        assert_eq!(places(near, Arc::clone(&asked)), [Some(2), None, Some(0), None, None, None]);
+        let far: ArrayRef = Arc::new(Int64Array::from(vec![Some(i64::MIN), Some(-3), Some(8), Some(i64::MAX)]));
+        assert_eq!(places(far, asked), [None, None, Some(1), Some(2), Some(0), Some(3)]);
+        let texts: ArrayRef = Arc::new(StringArray::from(vec!["a", "b"]));
+        let asked: ArrayRef = Arc::new(StringArray::from(vec![Some("b"), None, Some("c"), Some("a")]));
+        assert_eq!(places(texts, asked), [Some(1), None, None, Some(0)]);
+        let nobody: ArrayRef = Arc::new(Int64Array::from(Vec::<i64>::new()));
+        assert_eq!(places(nobody, Arc::new(Int64Array::from(vec![1]))), [None]);
+    }
+}

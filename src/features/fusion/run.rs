@@ -1,0 +1,320 @@
+//! A pass from beginning to end: the populations, the scans, then the rows of the matrices by ranges of customers.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array, new_empty_array};
+use arrow::compute::{cast, concat, take};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::{DFSchema, ScalarValue};
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::prelude::{DataFrame, SessionContext};
+use futures::{Stream, StreamExt, stream};
+
+use super::cursor::{Cursor, Twice};
+use super::keys::{KeyIndex, Keys};
+use super::recipe::Recipe;
+use super::scatter::{Ranges, Scattered};
+use super::shard::{self, Excess};
+use super::source::Source;
+use crate::features::bench;
+use crate::features::part::PartColumn;
+use crate::{Error, Result};
+
+/// The name of the key while rows are put together.
+const KEY: &str = "__key";
+/// A scan gives so many batches of the session at once: a range of customers then has more rows in each.
+const SCAN_BATCHES: usize = 4;
+
+/// How the columns of one feature file come to be.
+pub(in crate::features) enum File<'a> {
+    /// In a pass shared with others.
+    Fused(&'a Recipe),
+    /// As it is written: one row per key, which is the first column.
+    Alone(DataFrame),
+    /// From the columns of the files before it.
+    Derived(&'a [Expr]),
+}
+
+/// The matrix of one date.
+pub(in crate::features) struct Matrix<'a> {
+    /// The context that it was planned in.
+    pub context: &'a SessionContext,
+    /// Key by key; it need not be sorted.
+    pub population: DataFrame,
+    /// The columns of each file, and how they come to be, in the order of the job; derived files see those before them.
+    pub files: Vec<(File<'a>, &'a [PartColumn])>,
+}
+
+/// What a pass computes.
+pub(in crate::features) struct Fusion<'a> {
+    /// The matrices, which have the same columns.
+    pub matrices: Vec<Matrix<'a>>,
+    pub key_type: DataType,
+    /// Makes a scan of a plan, of the matrix at this place.
+    pub scan: Box<dyn Fn(usize, LogicalPlan) -> Result<DataFrame> + Send + Sync + 'a>,
+}
+
+/// The rows of a matrix, or the key that spoils them; and which matrix it is.
+pub(in crate::features) type Batch = (usize, std::result::Result<RecordBatch, Twice>);
+
+/// One file while rows come out.
+enum Step {
+    Fused,
+    Alone(Box<Cursor>),
+    Derived(Vec<Arc<dyn PhysicalExpr>>),
+}
+
+/// One matrix while rows come out.
+struct Output {
+    /// Its customers, by their places among those of all matrices; `None` where it has them all.
+    members: Option<UInt32Array>,
+    keys: Keys,
+    steps: Vec<Step>,
+    /// The place of its first file among those of all matrices.
+    first: usize,
+    schema: SchemaRef,
+}
+
+/// What the threads share.
+struct Pass {
+    /// The keys of all matrices.
+    keys: Keys,
+    ranges: Ranges,
+    sources: Vec<(Source, Scattered)>,
+    /// Per file of all matrices; `None` where it is not fused.
+    selects: Vec<Option<Select>>,
+}
+
+/// The columns of a file's aggregates, and its expressions over them.
+struct Select {
+    schema: SchemaRef,
+    exprs: Vec<Arc<dyn PhysicalExpr>>,
+}
+
+impl Fusion<'_> {
+    /// Reads everything, then gives the rows: key and all columns in the order of the files, sorted by key within a matrix.
+    pub async fn run(self) -> Result<impl Stream<Item = Result<Batch>> + Send + use<>> {
+        let first = self.matrices.first().ok_or_else(|| Error::infra("a pass without a date"))?;
+        let state = first.context.state();
+        let threads = state.config().target_partitions();
+        let mut populations = Vec::new();
+        for matrix in &self.matrices {
+            populations.push(population_keys(matrix, &self.key_type).await?);
+        }
+        let keys = union(&populations)?;
+        let ranges = Ranges::new(keys.len(), 2 * state.config().batch_size());
+        let index = Arc::new(KeyIndex::new(&keys)?);
+        let files =
+            || self.matrices.iter().enumerate().flat_map(|(m, matrix)| matrix.files.iter().map(move |f| (m, f)));
+        let fused = files().enumerate().filter_map(|(place, (matrix, (file, _)))| match file {
+            File::Fused(recipe) => Some((place, matrix, *recipe)),
+            _ => None,
+        });
+        let recipes: Vec<(usize, usize, &Recipe)> = fused.collect();
+        let matrix_of: Vec<usize> = files().map(|(matrix, _)| matrix).collect();
+        let mut sources = Vec::new();
+        for source in Source::of(&recipes)? {
+            let began = Instant::now();
+            let (mut scan, plan) = (self.scan)(matrix_of[source.newest], source.plan.clone())?.into_parts();
+            *scan.config_mut() = scan.config().clone().with_batch_size(SCAN_BATCHES * scan.config().batch_size());
+            let streams = DataFrame::new(scan, plan).execute_stream_partitioned().await?;
+            let buckets = source.has_time.then(|| Arc::new(source.buckets.clone()));
+            let rows = Scattered::read(streams, Arc::clone(&index), ranges, buckets, state.runtime_env()).await?;
+            tracing::debug!(files = source.shares.len(), seconds = began.elapsed().as_secs_f64(), "a source was read");
+            sources.push((source, rows));
+        }
+        let selects = files().map(|(m, (file, _))| match file {
+            File::Fused(recipe) => select(self.matrices[m].context, recipe).map(Some),
+            _ => Ok(None),
+        });
+        let selects = selects.collect::<Result<Vec<_>>>()?;
+        let mut outputs = Vec::new();
+        let mut place = 0;
+        for (matrix, own) in self.matrices.into_iter().zip(populations) {
+            let count = matrix.files.len();
+            let members = match own.len() == keys.len() {
+                true => None,
+                false => Some(UInt32Array::from(index.places(own.array())?)),
+            };
+            outputs.push(output(matrix, own, members, &self.key_type, place).await?);
+            place += count;
+        }
+        drop(index);
+        Ok(rows(Arc::new(Pass { keys, ranges, sources, selects }), outputs, threads))
+    }
+}
+
+/// The population's keys, sorted. A key without a value stays, for the last look at the rows to find.
+async fn population_keys(matrix: &Matrix<'_>, key_type: &DataType) -> Result<Keys> {
+    let frame = matrix.population.clone();
+    let key = Expr::Column(frame.schema().qualified_field(0).into());
+    let batches = frame.sort(vec![key.sort(true, true)])?.collect().await?;
+    let typed = batches.iter().map(|batch| cast(batch.column(0), key_type));
+    joined(&typed.collect::<std::result::Result<Vec<_>, _>>()?, key_type)
+}
+
+fn joined(arrays: &[ArrayRef], key_type: &DataType) -> Result<Keys> {
+    let parts: Vec<&dyn Array> = arrays.iter().map(AsRef::as_ref).collect();
+    Keys::new(if parts.is_empty() { new_empty_array(key_type) } else { concat(&parts)? })
+}
+
+/// Every key of some sorted keys, sorted; of one population all, whatever is wrong with them.
+fn union(populations: &[Keys]) -> Result<Keys> {
+    let (first, rest) = populations.split_first().ok_or_else(|| Error::infra("a pass without a date"))?;
+    rest.iter().try_fold(first.clone(), |known, more| known.union(more))
+}
+
+async fn output(
+    matrix: Matrix<'_>,
+    keys: Keys,
+    members: Option<UInt32Array>,
+    key_type: &DataType,
+    first: usize,
+) -> Result<Output> {
+    let mut fields = vec![Field::new(KEY, key_type.clone(), true)];
+    let mut steps = Vec::new();
+    for (file, columns) in matrix.files {
+        steps.push(match file {
+            File::Fused(_) => Step::Fused,
+            File::Alone(frame) => {
+                let rows = frame.execute_stream().await?;
+                Step::Alone(Box::new(Cursor::new(rows, key_type.clone(), columns.to_vec())))
+            }
+            File::Derived(exprs) => Step::Derived(physical(matrix.context, exprs, &fields)?),
+        });
+        fields.extend(columns.iter().map(|column| Field::new(&column.name, column.data_type.clone(), true)));
+    }
+    Ok(Output { members, keys, steps, first, schema: Arc::new(Schema::new(fields)) })
+}
+
+fn select(context: &SessionContext, recipe: &Recipe) -> Result<Select> {
+    let fields: Vec<Field> = recipe.fields.iter().map(|field| field.clone().with_nullable(true)).collect();
+    let exprs = physical(context, &recipe.select, &fields)?;
+    Ok(Select { schema: Arc::new(Schema::new(fields)), exprs })
+}
+
+fn physical(context: &SessionContext, exprs: &[Expr], fields: &[Field]) -> Result<Vec<Arc<dyn PhysicalExpr>>> {
+    let schema = Arc::new(DFSchema::try_from(Schema::new(fields.to_vec()))?);
+    let made = exprs.iter().map(|expr| bench::physical(context, expr.clone().unalias(), &schema));
+    Ok(made.collect::<std::result::Result<_, _>>()?)
+}
+
+fn evaluate(exprs: &[Arc<dyn PhysicalExpr>], batch: &RecordBatch) -> Result<Vec<ArrayRef>> {
+    let arrays = exprs.iter().map(|expr| expr.evaluate(batch)?.into_array(batch.num_rows()));
+    Ok(arrays.collect::<std::result::Result<_, _>>()?)
+}
+
+impl Pass {
+    /// The columns of every fused file, for a range of customers.
+    fn columns(&self, range: usize) -> Result<Result<Vec<Vec<ArrayRef>>, Twice>> {
+        let (from, customers) = self.ranges.part(range);
+        let mut files = vec![Vec::new(); self.selects.len()];
+        for (source, rows) in &self.sources {
+            let found = match shard::columns(source, customers, &rows.of_range(range)?)? {
+                Ok(found) => found,
+                Err(Excess(customer)) => {
+                    return Ok(Err(Twice(ScalarValue::try_from_array(self.keys.array(), from + customer)?)));
+                }
+            };
+            for share in &source.shares {
+                let Some(Select { schema, exprs }) = &self.selects[share.recipe] else { continue };
+                let columns = share.columns.iter().map(|(job, window)| Arc::clone(&found[*job][*window]));
+                let rows = RecordBatchOptions::new().with_row_count(Some(customers));
+                let batch = RecordBatch::try_new_with_options(Arc::clone(schema), columns.collect(), &rows)?;
+                files[share.recipe] = evaluate(exprs, &batch)?;
+            }
+        }
+        Ok(Ok(files))
+    }
+}
+
+/// Ranges of customers one after the other, so many of them at work at once.
+fn rows(pass: Arc<Pass>, outputs: Vec<Output>, threads: usize) -> impl Stream<Item = Result<Batch>> + Send {
+    let work = Arc::clone(&pass);
+    let fused = stream::iter(0..pass.ranges.count()).map(move |range| {
+        let pass = Arc::clone(&work);
+        async move {
+            let columns = tokio::task::spawn_blocking(move || pass.columns(range)).await;
+            Ok::<_, Error>((range, columns.map_err(|e| Error::infra("a range of customers failed").because(e))??))
+        }
+    });
+    let fused = Box::pin(fused.buffered(threads.max(1)));
+    let state = Some((fused, outputs, None, 0usize));
+    stream::unfold(state, move |state| {
+        let pass = Arc::clone(&pass);
+        async move {
+            let (mut fused, mut outputs, mut current, mut next) = state?;
+            // A range's rows of one matrix after the other.
+            if next == outputs.len() || current.is_none() {
+                current = match fused.next().await? {
+                    Ok((range, Ok(columns))) => Some((range, columns)),
+                    Ok((_, Err(twice))) => return Some((Ok((0, Err(twice))), None)),
+                    Err(error) => return Some((Err(error), None)),
+                };
+                next = 0;
+            }
+            let (range, columns) = current.as_mut()?;
+            let batch = outputs[next].rows(&pass, *range, columns).await;
+            match batch {
+                Ok(Ok(batch)) => Some((Ok((next, Ok(batch))), Some((fused, outputs, current, next + 1)))),
+                Ok(Err(twice)) => Some((Ok((next, Err(twice))), None)),
+                Err(error) => Some((Err(error), None)),
+            }
+        }
+    })
+}
+
+impl Output {
+    /// Its rows in a range.
+    async fn rows(
+        &mut self,
+        pass: &Pass,
+        range: usize,
+        fused: &mut [Vec<ArrayRef>],
+    ) -> Result<std::result::Result<RecordBatch, Twice>> {
+        let (from, length) = pass.ranges.part(range);
+        let (keys, places) = match &self.members {
+            None => (self.keys.slice(from, length), None),
+            Some(members) => {
+                let before = |end: usize| members.values().partition_point(|place| (*place as usize) < end);
+                let (begin, end) = (before(from), before(from + length));
+                let local = members.values()[begin..end].iter().map(|place| place - from as u32);
+                (self.keys.slice(begin, end - begin), Some(UInt32Array::from_iter_values(local)))
+            }
+        };
+        let mut columns = vec![Arc::clone(keys.array())];
+        for (file, step) in self.steps.iter_mut().enumerate() {
+            let more = match step {
+                Step::Fused => {
+                    let all = std::mem::take(&mut fused[self.first + file]);
+                    match &places {
+                        None => all,
+                        Some(places) => {
+                            all.iter().map(|array| take(array, places, None)).collect::<std::result::Result<_, _>>()?
+                        }
+                    }
+                }
+                Step::Alone(cursor) => match cursor.attach(&keys).await? {
+                    Ok(columns) => columns,
+                    Err(twice) => return Ok(Err(twice)),
+                },
+                Step::Derived(exprs) => {
+                    let so_far = Arc::new(Schema::new(self.schema.fields()[..columns.len()].to_vec()));
+                    evaluate(exprs, &RecordBatch::try_new(so_far, columns.clone())?)?
+                }
+            };
+            let typed = more.iter().zip(&self.schema.fields()[columns.len()..]).map(|(array, field)| {
+                if array.data_type() == field.data_type() {
+                    Ok(Arc::clone(array))
+                } else {
+                    cast(array, field.data_type())
+                }
+            });
+            let typed: Vec<ArrayRef> = typed.collect::<std::result::Result<_, _>>()?;
+            columns.extend(typed);
+        }
+        Ok(Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?))
+    }
+}

@@ -1,0 +1,100 @@
+//! The matrix by itself, as a Parquet file: for notebooks, for training sets, and for a look at what a night would score.
+
+use std::path::{Path, PathBuf};
+
+use arrow::array::RecordBatch;
+use futures::{Stream, StreamExt};
+
+use super::Plan;
+use crate::features::FeatureSet;
+use crate::lake::{EngineOptions, Lake, MatrixFile, Visibility};
+use crate::spec::JobSpec;
+use crate::{AsOf, Error, Result};
+
+/// Batches that wait for the file at most.
+const WAITING: usize = 4;
+
+/// A matrix that was written.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct BuiltMatrix {
+    /// Its date.
+    pub as_of: chrono::NaiveDate,
+    /// Its file.
+    pub path: PathBuf,
+    /// Customers.
+    pub rows: u64,
+}
+
+/// Writes the features of everyone known at each date, one row per customer, sorted by key, into the file of the date. The dates
+/// share one pass over the tables, where what is visible at one of them is among what is visible later.
+pub async fn build(spec: &JobSpec, files: &[(AsOf, PathBuf)], engine: &EngineOptions) -> Result<Vec<BuiltMatrix>> {
+    let plan = Plan::new(spec).await?;
+    let features = plan.features.without_sequence();
+    let lake = Lake::open(spec, engine)?;
+    let passes = if features.shares_passes(spec.tables()) { files.len().max(1) } else { 1 };
+    let mut built = Vec::new();
+    for together in files.chunks(passes) {
+        built.extend(pass(&features, spec, &lake, together).await?);
+    }
+    Ok(built)
+}
+
+async fn pass(
+    features: &FeatureSet,
+    spec: &JobSpec,
+    lake: &Lake,
+    files: &[(AsOf, PathBuf)],
+) -> Result<Vec<BuiltMatrix>> {
+    let mut sessions = Vec::new();
+    for (as_of, _) in files {
+        sessions.push((*as_of, lake.session(Visibility::at(*as_of)).await?));
+    }
+    let (schema, rows) = features.matrices(&sessions, spec.tables()).await?;
+    let open = |(_, path): &(AsOf, PathBuf)| MatrixFile::create(path, &schema);
+    let open = files.iter().map(open).collect::<Result<Vec<_>>>()?;
+    let counts = write(rows, open).await?;
+    let built = files.iter().zip(counts).map(|((as_of, path), rows)| BuiltMatrix {
+        as_of: as_of.date(),
+        path: path.clone(),
+        rows,
+    });
+    Ok(built.collect())
+}
+
+/// Writes rows while the next ones are made.
+async fn write(rows: impl Stream<Item = Result<(usize, RecordBatch)>>, mut files: Vec<MatrixFile>) -> Result<Vec<u64>> {
+    let (sender, mut waiting) = tokio::sync::mpsc::channel::<(usize, RecordBatch)>(WAITING);
+    let writer = tokio::task::spawn_blocking(move || {
+        while let Some((file, batch)) = waiting.blocking_recv() {
+            files[file].write(&batch)?;
+        }
+        Ok::<_, Error>(files)
+    });
+    let mut rows = std::pin::pin!(rows);
+    let mut failed = None;
+    while let Some(batch) = rows.next().await {
+        match batch {
+            // A closed channel is a writer that failed; it says why below.
+            Ok(batch) => {
+                if sender.send(batch).await.is_err() {
+                    break;
+                }
+            }
+            Err(error) => {
+                failed = Some(error);
+                break;
+            }
+        }
+    }
+    drop(sender);
+    let files = writer.await.map_err(|e| Error::infra("the writer was torn down").because(e))?;
+    match failed {
+        Some(error) => Err(error),
+        None => files?.into_iter().map(MatrixFile::finish).collect(),
+    }
+}
+
+/// Where the matrix of a date stands in a folder of several.
+pub fn place_of(folder: &Path, as_of: AsOf) -> PathBuf {
+    folder.join(format!("as_of={as_of}")).join("part-0.parquet")
+}

@@ -1,0 +1,163 @@
+//! Passes over a table that many files, many dates and little memory share.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, TimestampMicrosecondArray};
+use datafusion::datasource::MemTable;
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use futures::TryStreamExt;
+use proptest::prelude::*;
+use tenure::AsOf;
+
+use crate::support::memory::{Shop, text, utc, whole};
+
+const ORDERS: &str = "-- @windows 3d 30d lifetime
+SELECT customer_id, count(*) AS n, count(DISTINCT channel) AS channels, sum(amount) AS total, max(amount) AS most,
+    count(DISTINCT CAST(at AS DATE)) AS days, stddev_gap_days(at) AS gap, stddev(amount) AS spread
+FROM orders GROUP BY customer_id";
+const PAID: &str = "SELECT customer_id, mean_gap_days(at) AS paid_gap, last_value(amount ORDER BY at, id) AS paid_last,
+    (date_part('epoch', $as_of) - date_part('epoch', max(at))) / 86400.0 AS paid_recency
+FROM orders WHERE amount > 0 GROUP BY customer_id";
+const STEPS: &str = "-- @event_time at
+SELECT customer_id, at, amount - lag(amount) OVER (PARTITION BY customer_id ORDER BY at, id) AS step FROM orders";
+const STEPPED: &str = "-- @windows 30d lifetime
+SELECT customer_id, sum(step) AS steps, first_value(step ORDER BY at) AS first_step FROM steps GROUP BY customer_id";
+const PEOPLE: &str =
+    "SELECT customer_id, (date_part('epoch', $as_of) - date_part('epoch', signed_up_at)) / 86400.0 AS age
+FROM customers";
+const MIDDLE: &str = "-- @windows 30d\nSELECT customer_id, median(amount) AS middle FROM orders GROUP BY customer_id";
+const DERIVED: &str = "SELECT n_30d / nullif(CAST(n_lifetime AS DOUBLE), 0) AS trend FROM features";
+
+fn shop(orders: &[String]) -> Shop {
+    let orders: Vec<&str> = orders.iter().map(String::as_str).collect();
+    let customers = ["0 2026-01-01", "1 2026-02-10", "2 2026-02-20", "3 2026-03-05T12:00:00", "4 2026-04-01"];
+    Shop::new()
+        .table("customers customer_id:int64 signed_up_at:timestamp @signed_up_at", &customers)
+        .table("orders id:int64 customer_id:int64 at:timestamp amount:float64 channel:utf8 @at", &orders)
+        .view("steps", STEPS)
+        .feature("orders", ORDERS)
+        .feature("a_derived", DERIVED)
+        .feature("paid", PAID)
+        .feature("stepped", STEPPED)
+        .feature("people", PEOPLE)
+        .feature("middle", MIDDLE)
+}
+
+async fn at_once(shop: &Shop, context: &SessionContext, dates: &[AsOf]) -> Vec<RecordBatch> {
+    let sessions: Vec<(AsOf, SessionContext)> = dates.iter().map(|date| (*date, context.clone())).collect();
+    let (schema, rows) = shop.load().unwrap().matrices(&sessions, &shop.tables).await.unwrap();
+    let mut found: BTreeMap<usize, Vec<RecordBatch>> = (0..dates.len()).map(|date| (date, vec![])).collect();
+    for (date, batch) in rows.try_collect::<Vec<_>>().await.unwrap() {
+        found.get_mut(&date).unwrap().push(batch);
+    }
+    found.values().map(|batches| arrow::compute::concat_batches(&schema, batches).unwrap()).collect()
+}
+
+fn order() -> impl Strategy<Value = String> {
+    (0..6i64, 0..80u64, 0..24u32, -300..3000i32, 0..4usize).prop_map(|(customer, day, hour, cents, channel)| {
+        let day = chrono::NaiveDate::from_ymd_opt(2026, 2, 1).unwrap() + chrono::Days::new(day);
+        let channel = ["web", "app", "shop", "-"][channel];
+        format!("{customer} {day}T{hour:02}:00:00 {} {channel}", f64::from(cents) / 100.0)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn dates_in_one_pass_give_what_each_gives_alone(
+        orders in prop::collection::vec(order(), 0..60),
+        days in prop::collection::btree_set(0..90u64, 1..5),
+        partitions in 1..4usize,
+        batch_size in 1..6usize,
+    ) {
+        let orders: Vec<String> = orders.iter().enumerate().map(|(id, order)| format!("{id} {order}")).collect();
+        let first = utc("2026-02-05");
+        let dates: Vec<AsOf> = days.iter().map(|days| first.plus_days(*days)).collect();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let shop = shop(&orders);
+            let context = shop.context(partitions, batch_size);
+            let together = at_once(&shop, &context, &dates).await;
+            for (date, matrix) in dates.iter().zip(&together) {
+                let alone = shop.matrix_of(&context, *date).await.unwrap();
+                prop_assert_eq!(text(matrix), text(&alone), "at {}", date);
+                prop_assert!(*matrix == alone, "the text is the same but not the bits");
+            }
+            Ok(())
+        })?;
+    }
+}
+
+/// Many orders, the customers all mixed.
+fn many_orders(rows: i64) -> RecordBatch {
+    let noise = |i: i64| i.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407) >> 20;
+    let start = utc("2026-01-01").instant().timestamp_micros();
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("customer_id", Arc::new(Int64Array::from_iter_values((0..rows).map(|i| noise(i).rem_euclid(5_000))))),
+        (
+            "at",
+            Arc::new(
+                TimestampMicrosecondArray::from_iter_values(
+                    (0..rows).map(|i| start + noise(i + 7).rem_euclid(150 * 86_400_000_000)),
+                )
+                .with_timezone("UTC"),
+            ),
+        ),
+        (
+            "amount",
+            Arc::new(Float64Array::from_iter_values((0..rows).map(|i| noise(i * 3).rem_euclid(9_999) as f64 / 7.0))),
+        ),
+    ];
+    RecordBatch::try_from_iter(columns).unwrap()
+}
+
+#[tokio::test]
+async fn a_pass_that_has_no_room_goes_to_disk_and_gives_the_same() {
+    let customers: Vec<String> = (0..5_000).map(|c| format!("{c} 2025-01-01")).collect();
+    let customers: Vec<&str> = customers.iter().map(String::as_str).collect();
+    let sql = "-- @windows 7d 30d lifetime\nSELECT customer_id, count(*) AS n, sum(amount) AS total, max(at) AS newest,
+        count(DISTINCT CAST(at AS DATE)) AS days, mean_gap_days(at) AS gap FROM orders GROUP BY customer_id";
+    let shop = Shop::new()
+        .table("customers customer_id:int64 signed_up_at:timestamp", &customers)
+        .table("orders customer_id:int64 at:timestamp amount:float64 @at", &[])
+        .feature("orders", sql);
+    let rows = many_orders(600_000);
+    let context = |memory: usize| {
+        let pool = Arc::new(FairSpillPool::new(memory));
+        let runtime = RuntimeEnvBuilder::new().with_memory_pool(pool).build_arc().unwrap();
+        let mut config = SessionConfig::new().with_target_partitions(2).with_batch_size(1024);
+        config.options_mut().execution.sort_spill_reservation_bytes = 1 << 18;
+        let context = SessionContext::new_with_config_rt(config, runtime);
+        for (name, batch) in &shop.rows {
+            let batch = if name == "orders" { &rows } else { batch };
+            let pieces: Vec<Vec<RecordBatch>> = (0..2)
+                .map(|half| {
+                    let size = batch.num_rows() / 2;
+                    let half = batch.slice(half * size, size);
+                    (0..half.num_rows())
+                        .step_by(4096)
+                        .map(|at| half.slice(at, 4096.min(half.num_rows() - at)))
+                        .collect()
+                })
+                .collect();
+            let table = MemTable::try_new(batch.schema(), pieces).unwrap();
+            context.register_table(name.as_str(), Arc::new(table)).unwrap();
+        }
+        context
+    };
+    let matrix = async |memory: usize| {
+        let context = context(memory);
+        let stream = shop.load().unwrap().matrix(&context, &shop.tables, utc("2026-05-01")).await.unwrap();
+        let files = context.runtime_env().disk_manager.spilling_progress().active_files_count;
+        (whole(stream).await.unwrap(), files)
+    };
+    let (wanted, files) = matrix(1 << 30).await;
+    assert_eq!((wanted.num_rows(), files), (5_000, 0));
+    // 600,000 rows of some 30 bytes have no room in 6 MB.
+    let (got, files) = matrix(6 << 20).await;
+    assert!(files > 0 && got == wanted);
+}
