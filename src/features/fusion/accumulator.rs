@@ -64,24 +64,32 @@ impl Rows<'_> {
     }
 }
 
-/// Which slots there are, and which windows are wanted.
-pub(super) struct Slots<'a> {
-    /// The slot plus one of each bucket of each customer, customer by customer; 0 where there are no rows.
-    pub table: &'a [u32],
-    pub buckets: usize,
+/// Which slots there are.
+pub(super) struct Slots {
     pub customers: usize,
     /// How many slots there are.
     pub count: usize,
+    /// The customers that have rows in a bucket, and their slots there, bucket by bucket.
+    buckets: Vec<Vec<(u32, u32)>>,
 }
 
-impl Slots<'_> {
+impl Slots {
+    /// From a table of the slot plus one of each bucket of each customer, customer by customer; 0 where there are no rows.
+    pub fn new(table: &[u32], buckets: usize, customers: usize, count: usize) -> Self {
+        let mut found = vec![Vec::new(); buckets];
+        for (customer, slots) in table.chunks(buckets).enumerate() {
+            for (bucket, slot) in slots.iter().enumerate().filter(|(_, slot)| **slot > 0) {
+                found[bucket].push((customer as u32, slot - 1));
+            }
+        }
+        Slots { customers, count, buckets: found }
+    }
+
     /// The customer and the bucket of every slot.
     pub fn owners(&self) -> Vec<(u32, u32)> {
         let mut owners = vec![(0, 0); self.count];
-        for (at, slot) in self.table.iter().enumerate() {
-            if let Some(slot) = slot.checked_sub(1) {
-                owners[slot as usize] = ((at / self.buckets) as u32, (at % self.buckets) as u32);
-            }
+        for (bucket, slots) in self.buckets.iter().enumerate() {
+            slots.iter().for_each(|(customer, slot)| owners[*slot as usize] = (*customer, bucket as u32));
         }
         owners
     }
@@ -122,12 +130,8 @@ impl Slots<'_> {
                     window.start
                 }
             };
-            for bucket in merged..window.end {
-                for customer in 0..self.customers {
-                    if let Some(slot) = self.table[customer * self.buckets + bucket].checked_sub(1) {
-                        add(sums, customer, slot as usize);
-                    }
-                }
+            for (customer, slot) in self.buckets[merged..window.end.max(merged)].iter().flatten() {
+                add(sums, *customer as usize, *slot as usize);
             }
             done = Some(window.start..window.end.max(merged));
             found[w] = Some(finish(sums)?);
@@ -141,7 +145,7 @@ pub(super) trait Accumulator: Send {
     /// Adds rows; there are now so many slots.
     fn add(&mut self, rows: &Rows<'_>, slots: usize) -> Result<()>;
     /// The column of each window.
-    fn finish(&mut self, slots: &Slots<'_>, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>>;
+    fn finish(&mut self, slots: &Slots, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>>;
     /// A slot that has more rows than it may.
     fn repeated(&self) -> Option<u32> {
         None
@@ -197,7 +201,7 @@ impl Accumulator for Counts {
         Ok(())
     }
 
-    fn finish(&mut self, slots: &Slots<'_>, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>> {
+    fn finish(&mut self, slots: &Slots, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>> {
         let add = |sum: &mut i64, state: &i64| *sum += state;
         slots.merged(windows, &self.states, add, |sums| Ok(Arc::new(Int64Array::from(sums.to_vec()))))
     }
@@ -230,7 +234,7 @@ impl Accumulator for IntegerSums {
         Ok(())
     }
 
-    fn finish(&mut self, slots: &Slots<'_>, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>> {
+    fn finish(&mut self, slots: &Slots, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>> {
         let add = |sum: &mut Option<i64>, state: &Option<i64>| {
             if let Some(x) = state {
                 *sum = Some(sum.unwrap_or(0).wrapping_add(*x));
@@ -262,7 +266,7 @@ impl<N: Copy> Extremes<N> {
 
     fn finished(
         &self,
-        slots: &Slots<'_>,
+        slots: &Slots,
         windows: &[Range<usize>],
         array: impl Fn(&[Option<N>]) -> ArrayRef,
     ) -> Result<Vec<ArrayRef>> {
@@ -285,7 +289,7 @@ impl Accumulator for Extremes<i64> {
         Ok(())
     }
 
-    fn finish(&mut self, slots: &Slots<'_>, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>> {
+    fn finish(&mut self, slots: &Slots, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>> {
         self.finished(slots, windows, |sums| Arc::new(sums.iter().copied().collect::<Int64Array>()))
     }
 }
@@ -299,7 +303,7 @@ impl Accumulator for Extremes<f64> {
         Ok(())
     }
 
-    fn finish(&mut self, slots: &Slots<'_>, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>> {
+    fn finish(&mut self, slots: &Slots, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>> {
         self.finished(slots, windows, |sums| Arc::new(sums.iter().copied().collect::<Float64Array>()))
     }
 }

@@ -111,7 +111,7 @@ impl Accumulator for Distinct {
         Ok(())
     }
 
-    fn finish(&mut self, slots: &Slots<'_>, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>> {
+    fn finish(&mut self, slots: &Slots, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>> {
         let words = self.numbers.len().max(self.texts.len()).div_ceil(64).max(1);
         if slots.count.saturating_mul(words) <= MOST_WORDS {
             return self.by_bits(slots, windows, words);
@@ -122,7 +122,7 @@ impl Accumulator for Distinct {
 
 impl Distinct {
     /// A bit per value and slot; a window's are the union of its buckets'.
-    fn by_bits(&mut self, slots: &Slots<'_>, windows: &[Range<usize>], words: usize) -> Result<Vec<ArrayRef>> {
+    fn by_bits(&mut self, slots: &Slots, windows: &[Range<usize>], words: usize) -> Result<Vec<ArrayRef>> {
         let mut bits = vec![0u64; slots.count * words];
         for pair in std::mem::take(&mut self.pairs) {
             let (slot, value) = ((pair >> 32) as usize, (pair & u64::from(u32::MAX)) as usize);
@@ -141,7 +141,7 @@ impl Distinct {
     }
 
     /// Every value of a customer with its buckets, the newest first.
-    fn by_sorting(&mut self, slots: &Slots<'_>, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>> {
+    fn by_sorting(&mut self, slots: &Slots, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>> {
         let owners = slots.owners();
         let values = self.numbers.len().max(self.texts.len()).max(1) as u64;
         let owned = |pair: u64| {

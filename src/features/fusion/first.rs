@@ -81,7 +81,7 @@ impl Accumulator for FirstNumber {
         Ok(())
     }
 
-    fn finish(&mut self, slots: &Slots<'_>, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>> {
+    fn finish(&mut self, slots: &Slots, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>> {
         let merge = |sum: &mut Option<Place>, state: &Option<Place>| {
             if let Some(place) = state {
                 lead(self.last, sum, *place);

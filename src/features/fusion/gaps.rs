@@ -31,7 +31,7 @@ impl Accumulator for Gaps {
         Ok(())
     }
 
-    fn finish(&mut self, slots: &Slots<'_>, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>> {
+    fn finish(&mut self, slots: &Slots, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>> {
         let owners = slots.owners();
         let owner = |(slot, time): (u32, i64)| {
             let (customer, bucket) = owners[slot as usize];

@@ -83,6 +83,14 @@ impl Keys {
         Keys::new(interleave(&[self.array.as_ref(), other.array.as_ref()], &picked)?)
     }
 
+    /// Whether they are sorted, NULL first.
+    pub fn ascend(&self) -> Result<bool> {
+        let view = View::of(&self.array)?;
+        let nulls = self.array.null_count();
+        let pair = |row: usize| row < nulls || view.compare(row, view, row + 1).is_le();
+        Ok((0..nulls).all(|row| self.is_null(row)) && (0..self.len().saturating_sub(1)).all(pair))
+    }
+
     /// A part of them.
     pub fn slice(&self, from: usize, length: usize) -> Keys {
         Keys { array: self.array.slice(from, length) }
@@ -166,6 +174,20 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+
+    #[test]
+    fn keys_ascend_with_null_first() {
+        let ascend = |keys: Vec<Option<i64>>| Keys::new(Arc::new(Int64Array::from(keys))).unwrap().ascend().unwrap();
+        assert!(ascend(vec![]) && ascend(vec![None, None, Some(-1), Some(-1), Some(3)]));
+        assert!(!ascend(vec![Some(1), None]) && !ascend(vec![Some(2), Some(1)]));
+    }
+
+    #[test]
+    fn a_union_has_every_key_once() {
+        let keys = |keys: Vec<Option<i64>>| Keys::new(Arc::new(Int64Array::from(keys))).unwrap();
+        let both = keys(vec![None, Some(1), Some(4)]).union(&keys(vec![Some(0), Some(1), Some(9)])).unwrap();
+        assert_eq!(both.array().as_ref(), &Int64Array::from(vec![None, Some(0), Some(1), Some(4), Some(9)]));
+    }
 
     fn places(keys: ArrayRef, asked: ArrayRef) -> Vec<Option<u32>> {
         let index = KeyIndex::new(&Keys::new(keys).unwrap()).unwrap();

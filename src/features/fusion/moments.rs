@@ -55,7 +55,7 @@ impl Accumulator for Moments {
         Ok(())
     }
 
-    fn finish(&mut self, slots: &Slots<'_>, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>> {
+    fn finish(&mut self, slots: &Slots, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>> {
         let there = |state: &State| state.count > 0;
         let column = |values: Float64Array| -> Result<ArrayRef> { Ok(Arc::new(values)) };
         let correction = match &self.function {

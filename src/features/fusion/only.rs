@@ -45,7 +45,7 @@ impl Accumulator for Only {
         self.repeated
     }
 
-    fn finish(&mut self, slots: &Slots<'_>, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>> {
+    fn finish(&mut self, slots: &Slots, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>> {
         let Some(first) = self.arrays.first() else {
             let nothing = new_null_array(&self.output, slots.customers);
             return Ok(windows.iter().map(|_| Arc::clone(&nothing)).collect());

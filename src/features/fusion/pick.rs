@@ -90,7 +90,7 @@ impl Accumulator for Pick {
         Ok(())
     }
 
-    fn finish(&mut self, slots: &Slots<'_>, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>> {
+    fn finish(&mut self, slots: &Slots, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>> {
         let (lines, last) = (&self.lines, self.last);
         let merge = |sum: &mut Leader, state: &Leader| {
             if Self::leads(lines, last, *state, *sum) {

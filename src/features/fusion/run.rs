@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array, new_empty_array};
-use arrow::compute::{cast, concat, take};
+use arrow::compute::{cast, concat, sort, take};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::{Expr, LogicalPlan};
@@ -148,16 +148,12 @@ impl Fusion<'_> {
 
 /// The population's keys, sorted. A key without a value stays, for the last look at the rows to find.
 async fn population_keys(matrix: &Matrix<'_>, key_type: &DataType) -> Result<Keys> {
-    let frame = matrix.population.clone();
-    let key = Expr::Column(frame.schema().qualified_field(0).into());
-    let batches = frame.sort(vec![key.sort(true, true)])?.collect().await?;
-    let typed = batches.iter().map(|batch| cast(batch.column(0), key_type));
-    joined(&typed.collect::<std::result::Result<Vec<_>, _>>()?, key_type)
-}
-
-fn joined(arrays: &[ArrayRef], key_type: &DataType) -> Result<Keys> {
-    let parts: Vec<&dyn Array> = arrays.iter().map(AsRef::as_ref).collect();
-    Keys::new(if parts.is_empty() { new_empty_array(key_type) } else { concat(&parts)? })
+    let parts = matrix.population.clone().collect_partitioned().await?;
+    let typed = parts.iter().flatten().map(|batch| cast(batch.column(0), key_type));
+    let typed = typed.collect::<std::result::Result<Vec<_>, _>>()?;
+    let arrays: Vec<&dyn Array> = typed.iter().map(AsRef::as_ref).collect();
+    let keys = Keys::new(if arrays.is_empty() { new_empty_array(key_type) } else { concat(&arrays)? })?;
+    if keys.ascend()? { Ok(keys) } else { Keys::new(sort(keys.array(), None)?) }
 }
 
 /// Every key of some sorted keys, sorted; of one population all, whatever is wrong with them.

@@ -34,7 +34,7 @@ pub(super) fn columns(source: &Source, customers: usize, pieces: &[Piece]) -> Re
             accumulator.add(&rows, count as usize)?;
         }
     }
-    let slots = Slots { table: &table, buckets, customers, count: count as usize };
+    let slots = Slots::new(&table, buckets, customers, count as usize);
     if let Some(slot) = jobs.iter().find_map(|accumulator| accumulator.repeated()) {
         return Ok(Err(Excess(slots.owners()[slot as usize].0 as usize)));
     }
