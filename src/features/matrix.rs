@@ -16,7 +16,7 @@ use super::definition::Definition;
 use super::fusion::{Batch, File, Fusion, Matrix, Twice};
 use super::part::{Part, PartColumn};
 use super::prepare::{self, FilePlan, Prepared, PreparedFile};
-use super::rows::{self, Culprit};
+use super::rows::{Checker, Culprit};
 use super::sequence;
 use super::set::FeatureSet;
 use crate::spec::TableSpec;
@@ -40,8 +40,7 @@ impl FeatureSet {
         self.stream(bench, prepared, as_of, None).await
     }
 
-    /// The matrices at some dates, from one pass over the tables: batches of [`super::BATCH_ROWS`] rows with the number of their
-    /// date, those of one date as [`FeatureSet::matrix`] gives them. Each session shows what was visible at its date.
+    /// The matrices at some dates, from one pass over the tables: batches with the number of their date, those of one date as [`FeatureSet::matrix`] gives them. Each session shows what was visible at its date.
     ///
     /// The sequence of events is no part of it. A session that cannot share its rows with a later one (a table has a
     /// `known_at`, a view asks for `$as_of`) makes a pass for each date the better choice: see [`FeatureSet::shares_passes`].
@@ -58,7 +57,7 @@ impl FeatureSet {
         }
         let Some((_, first)) = planned.first() else { return Err(Error::user("no date is asked for")) };
         let schema = self.matrix_schema(first);
-        let passes = self.passes(&planned, None, &schema).await?;
+        let passes = self.passes(&planned, None, &schema, Checker::as_they_come).await?;
         Ok((schema, passes))
     }
 
@@ -101,7 +100,7 @@ impl FeatureSet {
         let sequence = sequence.or_else(|problems| Error::all(problems).map(|()| None))?;
         let schema = self.matrix_schema(&prepared);
         let planned = [(bench, prepared)];
-        let rows = self.passes(&planned, only.clone(), &schema).await?.map(|batch| Ok(batch?.1));
+        let rows = self.passes(&planned, only.clone(), &schema, |checker| checker).await?.map(|batch| Ok(batch?.1));
         let matrix = FeatureStream::new(schema, as_of, rows);
         Ok(match sequence {
             None => matrix,
@@ -123,6 +122,7 @@ impl FeatureSet {
         planned: &[(Bench, Prepared)],
         only: Option<ScalarValue>,
         schema: &SchemaRef,
+        cut: fn(Checker) -> Checker,
     ) -> Result<impl Stream<Item = Result<(usize, RecordBatch)>> + Send + use<>> {
         let matrices = planned.iter().map(|(bench, prepared)| {
             let by_key = |plan: &LogicalPlan| of_key(bench.frame(plan.clone()), only.clone());
@@ -151,7 +151,7 @@ impl FeatureSet {
         };
         let checkers = planned
             .iter()
-            .map(|(bench, prepared)| rows::Checker::new(Arc::clone(schema), culprits(self, bench, prepared)));
+            .map(|(bench, prepared)| cut(Checker::new(Arc::clone(schema), culprits(self, bench, prepared))));
         Ok(looked_at(fusion.run().await?, checkers.collect(), order))
     }
 
@@ -193,14 +193,14 @@ fn in_order(prepared: &Prepared) -> impl Iterator<Item = &PreparedFile> {
 /// Rows of several matrices, each looked at by its own checker.
 fn looked_at(
     batches: impl Stream<Item = Result<Batch>> + Send,
-    checkers: Vec<rows::Checker>,
+    checkers: Vec<Checker>,
     order: Vec<usize>,
 ) -> impl Stream<Item = Result<(usize, RecordBatch)>> + Send {
     let state = Some((Box::pin(batches), checkers, VecDeque::new(), false));
     stream::unfold(state, move |state| {
         let order = order.clone();
         async move {
-            let (mut batches, mut checkers, mut ready, mut ended): (_, Vec<rows::Checker>, VecDeque<_>, bool) = state?;
+            let (mut batches, mut checkers, mut ready, mut ended): (_, Vec<Checker>, VecDeque<_>, bool) = state?;
             loop {
                 if let Some(found) = ready.pop_front() {
                     return Some((Ok(found), Some((batches, checkers, ready, ended))));
@@ -226,7 +226,7 @@ fn looked_at(
 
 async fn next_rows(
     batch: Result<Batch>,
-    checkers: &mut [rows::Checker],
+    checkers: &mut [Checker],
     order: &[usize],
 ) -> Result<Vec<(usize, RecordBatch)>> {
     let (matrix, batch) = batch?;
@@ -240,7 +240,7 @@ async fn next_rows(
     }
 }
 
-async fn last_rows(checkers: &mut [rows::Checker]) -> Result<Vec<(usize, RecordBatch)>> {
+async fn last_rows(checkers: &mut [Checker]) -> Result<Vec<(usize, RecordBatch)>> {
     let mut last = Vec::new();
     for (matrix, checker) in checkers.iter_mut().enumerate() {
         last.extend(checker.finish().await?.map(|batch| (matrix, batch)));

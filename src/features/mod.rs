@@ -14,6 +14,7 @@ mod condition;
 mod definition;
 pub mod docs;
 mod exact;
+mod finite;
 mod fusion;
 mod gap;
 mod header;

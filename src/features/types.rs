@@ -1,8 +1,9 @@
 //! The types of the matrix: Bool, Int64, Float64, Utf8, Date32 and Timestamp(µs, UTC).
 
 use arrow::datatypes::{DataType, TimeUnit};
-use datafusion::logical_expr::{Expr, cast, lit, when};
+use datafusion::logical_expr::{Expr, cast};
 
+use super::finite::finite;
 use crate::error::Problem;
 
 /// The type in the matrix of a column that SQL computes as `from`; an error where there is none.
@@ -37,9 +38,7 @@ pub(super) fn normal(expr: Expr, from: &DataType, to: &DataType) -> Expr {
     if *to != DataType::Float64 || from.is_decimal() || from.is_integer() {
         return expr;
     }
-    // In Arrow's total order NaN lies outside the infinities.
-    let finite = expr.clone().lt(lit(f64::INFINITY)).and(expr.clone().gt(lit(f64::NEG_INFINITY)));
-    when(finite, expr.clone()).end().unwrap_or(expr)
+    finite(expr)
 }
 
 /// The type of a key in the matrix.

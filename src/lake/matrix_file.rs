@@ -11,7 +11,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, SchemaRef};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::{ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
-use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::basic::{Compression, Encoding};
 use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::SerializedFileWriter;
@@ -22,6 +22,8 @@ use crate::{Error, Result};
 
 /// Rows per row group.
 const ROW_GROUP_ROWS: usize = 128 * 1024;
+/// Values that are encoded at a time.
+const WRITE_ROWS: usize = 16 * 1024;
 
 /// A file under construction; it gets its name once it is whole.
 pub struct MatrixFile {
@@ -107,14 +109,19 @@ impl MatrixFile {
 
 fn properties(schema: &SchemaRef) -> Result<WriterProperties> {
     let mut properties = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
+        .set_compression(Compression::SNAPPY)
+        .set_write_batch_size(WRITE_ROWS)
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_created_by(concat!("tenure ", env!("CARGO_PKG_VERSION")).to_owned());
     for field in schema.fields() {
         let path = || ColumnPath::from(field.name().as_str());
         let encoding = match field.data_type() {
             DataType::Float64 => Encoding::PLAIN,
-            DataType::Int64 | DataType::Date32 | DataType::Timestamp(..) => Encoding::DELTA_BINARY_PACKED,
+            DataType::Int64 | DataType::Date32 | DataType::Timestamp(..) => {
+                // Packed to a few bits each: nothing that compresses fast makes them much smaller.
+                properties = properties.set_column_compression(path(), Compression::UNCOMPRESSED);
+                Encoding::DELTA_BINARY_PACKED
+            }
             _ => continue,
         };
         properties = properties.set_column_dictionary_enabled(path(), false).set_column_encoding(path(), encoding);
