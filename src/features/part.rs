@@ -24,6 +24,7 @@ use super::aggregates::{
 };
 use super::bench::{self, Bench};
 use super::definition::{Definition, Item, Kind, column_name};
+use super::finite::filled;
 use super::fusion::Recipe;
 use super::types::{key_type, matrix_type, normal};
 use super::window::Window;
@@ -271,7 +272,7 @@ impl Draft<'_> {
                 Ok((to, fallback, empty)) => {
                     let mut expr = normal(own, &from, &to);
                     if let Some(fallback) = fallback.filter(|f| !f.is_null()) {
-                        expr = datafusion::functions::core::expr_fn::coalesce(vec![expr, lit(fallback)]);
+                        expr = filled(expr, &to, fallback);
                     }
                     select.push(expr.alias(column.name.clone()));
                     (column.data_type, column.empty) = (to, empty);

@@ -15,6 +15,7 @@ use super::FeatureColumn;
 use super::aggregates::steady_plan;
 use super::bench::{self, Bench};
 use super::definition::{Definition, Kind, normalized};
+use super::finite::filled;
 use super::part::{self, Part, PartColumn, Span, time_literal};
 use super::set::FeatureSet;
 use super::types::{key_type, matrix_type, normal};
@@ -362,7 +363,7 @@ async fn derived(
         if let Some((default, at)) = definition.header.defaults.get(&item.name) {
             match part::fit(default, &to) {
                 Some(default) if !default.is_null() => {
-                    value = datafusion::functions::core::expr_fn::coalesce(vec![value, lit(default)]);
+                    value = filled(value, &to, default);
                 }
                 Some(_) => {}
                 None => {

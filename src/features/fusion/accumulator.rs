@@ -5,7 +5,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, UInt64Array};
+use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, Int64Array, PrimitiveArray};
+use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, Int64Type, UInt64Type};
 
@@ -243,8 +244,8 @@ impl Accumulator for IntegerSums {
         let unsigned = self.output == DataType::UInt64;
         slots.merged(windows, &self.states, add, |sums| {
             Ok(match unsigned {
-                true => Arc::new(sums.iter().map(|sum| sum.map(|x| x as u64)).collect::<UInt64Array>()),
-                false => Arc::new(sums.iter().copied().collect::<Int64Array>()),
+                true => column::<UInt64Type, _>(sums, |sum| sum.map(|x| x as u64)),
+                false => column::<Int64Type, _>(sums, |sum| *sum),
             })
         })
     }
@@ -290,7 +291,7 @@ impl Accumulator for Extremes<i64> {
     }
 
     fn finish(&mut self, slots: &Slots, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>> {
-        self.finished(slots, windows, |sums| Arc::new(sums.iter().copied().collect::<Int64Array>()))
+        self.finished(slots, windows, |sums| column::<Int64Type, _>(sums, |sum| *sum))
     }
 }
 
@@ -304,8 +305,16 @@ impl Accumulator for Extremes<f64> {
     }
 
     fn finish(&mut self, slots: &Slots, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>> {
-        self.finished(slots, windows, |sums| Arc::new(sums.iter().copied().collect::<Float64Array>()))
+        self.finished(slots, windows, |sums| column::<Float64Type, _>(sums, |sum| *sum))
     }
+}
+
+/// A column of numbers, NULL where there is none.
+pub(super) fn column<T: ArrowPrimitiveType, S>(states: &[S], value: impl Fn(&S) -> Option<T::Native>) -> ArrayRef {
+    let values: Vec<T::Native> = states.iter().map(|state| value(state).unwrap_or_default()).collect();
+    let there = BooleanBuffer::collect_bool(states.len(), |i| value(&states[i]).is_some());
+    let nulls = NullBuffer::new(there);
+    Arc::new(PrimitiveArray::<T>::new(values.into(), Some(nulls).filter(|nulls| nulls.null_count() > 0)))
 }
 
 /// A column in the type that SQL gives it.

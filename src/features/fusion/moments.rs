@@ -1,12 +1,11 @@
 //! Sums, averages and spreads of doubles, exact in any order.
 
 use std::ops::Range;
-use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Float64Array};
+use arrow::array::{ArrayRef, AsArray};
 use arrow::datatypes::Float64Type;
 
-use super::accumulator::{Accumulator, Rows, Slots};
+use super::accumulator::{Accumulator, Rows, Slots, column};
 use super::aggregate::Function;
 use crate::Result;
 use crate::features::exact::{self, ExactSum};
@@ -57,18 +56,17 @@ impl Accumulator for Moments {
 
     fn finish(&mut self, slots: &Slots, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>> {
         let there = |state: &State| state.count > 0;
-        let column = |values: Float64Array| -> Result<ArrayRef> { Ok(Arc::new(values)) };
         let correction = match &self.function {
             Function::SumDoubles => {
                 let value = |s: &State| there(s).then(|| s.sum.value());
                 return slots
-                    .merged(windows, &self.states, State::merge, |sums| column(sums.iter().map(value).collect()));
+                    .merged(windows, &self.states, State::merge, |sums| Ok(column::<Float64Type, _>(sums, value)));
             }
             Function::Variance { correction } | Function::Deviation { correction } => *correction,
             _ => {
                 let value = |s: &State| there(s).then(|| s.sum.value() / s.count as f64);
                 return slots
-                    .merged(windows, &self.states, State::merge, |sums| column(sums.iter().map(value).collect()));
+                    .merged(windows, &self.states, State::merge, |sums| Ok(column::<Float64Type, _>(sums, value)));
             }
         };
         let root = matches!(self.function, Function::Deviation { .. });
@@ -82,6 +80,6 @@ impl Accumulator for Moments {
             let variance = exact::variance(state.count, &state.sum, squares, correction).filter(|_| state.count > 0);
             variance.map(|v| if root { v.sqrt() } else { v })
         };
-        slots.merged(windows, &both, merge, |sums| column(sums.iter().map(value).collect()))
+        slots.merged(windows, &both, merge, |sums| Ok(column::<Float64Type, _>(sums, value)))
     }
 }

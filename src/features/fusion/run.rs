@@ -1,5 +1,6 @@
 //! A pass from beginning to end: the populations, the scans, then the rows of the matrices by ranges of customers.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -68,8 +69,6 @@ enum Step {
 
 /// One matrix while rows come out.
 struct Output {
-    /// Its customers, by their places among those of all matrices; `None` where it has them all.
-    members: Option<UInt32Array>,
     keys: Keys,
     steps: Vec<Step>,
     /// The place of its first file among those of all matrices.
@@ -83,6 +82,10 @@ struct Pass {
     keys: Keys,
     ranges: Ranges,
     sources: Vec<(Source, Scattered)>,
+    /// Per matrix its customers, by their places among those of all; `None` where it has them all.
+    members: Vec<Option<UInt32Array>>,
+    /// The matrix of each file.
+    matrix_of: Vec<usize>,
     /// Per file of all matrices; `None` where it is not fused.
     selects: Vec<Option<Select>>,
 }
@@ -130,19 +133,19 @@ impl Fusion<'_> {
             _ => Ok(None),
         });
         let selects = selects.collect::<Result<Vec<_>>>()?;
-        let mut outputs = Vec::new();
+        let (mut outputs, mut members) = (Vec::new(), Vec::new());
         let mut place = 0;
         for (matrix, own) in self.matrices.into_iter().zip(populations) {
             let count = matrix.files.len();
-            let members = match own.len() == keys.len() {
+            members.push(match own.len() == keys.len() {
                 true => None,
                 false => Some(UInt32Array::from(index.places(own.array())?)),
-            };
-            outputs.push(output(matrix, own, members, &self.key_type, place).await?);
+            });
+            outputs.push(output(matrix, own, &self.key_type, place).await?);
             place += count;
         }
         drop(index);
-        Ok(rows(Arc::new(Pass { keys, ranges, sources, selects }), outputs, threads))
+        Ok(rows(Arc::new(Pass { keys, ranges, sources, members, matrix_of, selects }), outputs, threads))
     }
 }
 
@@ -162,13 +165,7 @@ fn union(populations: &[Keys]) -> Result<Keys> {
     rest.iter().try_fold(first.clone(), |known, more| known.union(more))
 }
 
-async fn output(
-    matrix: Matrix<'_>,
-    keys: Keys,
-    members: Option<UInt32Array>,
-    key_type: &DataType,
-    first: usize,
-) -> Result<Output> {
+async fn output(matrix: Matrix<'_>, keys: Keys, key_type: &DataType, first: usize) -> Result<Output> {
     let mut fields = vec![Field::new(KEY, key_type.clone(), true)];
     let mut steps = Vec::new();
     for (file, columns) in matrix.files {
@@ -182,7 +179,7 @@ async fn output(
         });
         fields.extend(columns.iter().map(|column| Field::new(&column.name, column.data_type.clone(), true)));
     }
-    Ok(Output { members, keys, steps, first, schema: Arc::new(Schema::new(fields)) })
+    Ok(Output { keys, steps, first, schema: Arc::new(Schema::new(fields)) })
 }
 
 fn select(context: &SessionContext, recipe: &Recipe) -> Result<Select> {
@@ -203,6 +200,17 @@ fn evaluate(exprs: &[Arc<dyn PhysicalExpr>], batch: &RecordBatch) -> Result<Vec<
 }
 
 impl Pass {
+    /// The rows of a matrix that are of a range, and where they stand in it; `None` where they are the range.
+    fn members(&self, matrix: usize, range: usize) -> (Range<usize>, Option<UInt32Array>) {
+        let (from, length) = self.ranges.part(range);
+        let Some(members) = &self.members[matrix] else { return (from..from + length, None) };
+        let before = |end: usize| members.values().partition_point(|place| (*place as usize) < end);
+        let rows = before(from)..before(from + length);
+        let places = || members.values()[rows.clone()].iter().map(|place| place - from as u32);
+        let places = (rows.len() < length).then(|| UInt32Array::from_iter_values(places()));
+        (rows, places)
+    }
+
     /// The columns of every fused file, for a range of customers.
     fn columns(&self, range: usize) -> Result<Result<Vec<Vec<ArrayRef>>, Twice>> {
         let (from, customers) = self.ranges.part(range);
@@ -216,6 +224,9 @@ impl Pass {
             };
             for share in &source.shares {
                 let Some(Select { schema, exprs }) = &self.selects[share.recipe] else { continue };
+                if self.members(self.matrix_of[share.recipe], range).0.is_empty() {
+                    continue;
+                }
                 let columns = share.columns.iter().map(|(job, window)| Arc::clone(&found[*job][*window]));
                 let rows = RecordBatchOptions::new().with_row_count(Some(customers));
                 let batch = RecordBatch::try_new_with_options(Arc::clone(schema), columns.collect(), &rows)?;
@@ -252,7 +263,7 @@ fn rows(pass: Arc<Pass>, outputs: Vec<Output>, threads: usize) -> impl Stream<It
                 next = 0;
             }
             let (range, columns) = current.as_mut()?;
-            let batch = outputs[next].rows(&pass, *range, columns).await;
+            let batch = outputs[next].rows(&pass, (next, *range), columns).await;
             match batch {
                 Ok(Ok(batch)) => Some((Ok((next, Ok(batch))), Some((fused, outputs, current, next + 1)))),
                 Ok(Err(twice)) => Some((Ok((next, Err(twice))), None)),
@@ -267,19 +278,14 @@ impl Output {
     async fn rows(
         &mut self,
         pass: &Pass,
-        range: usize,
+        (matrix, range): (usize, usize),
         fused: &mut [Vec<ArrayRef>],
     ) -> Result<std::result::Result<RecordBatch, Twice>> {
-        let (from, length) = pass.ranges.part(range);
-        let (keys, places) = match &self.members {
-            None => (self.keys.slice(from, length), None),
-            Some(members) => {
-                let before = |end: usize| members.values().partition_point(|place| (*place as usize) < end);
-                let (begin, end) = (before(from), before(from + length));
-                let local = members.values()[begin..end].iter().map(|place| place - from as u32);
-                (self.keys.slice(begin, end - begin), Some(UInt32Array::from_iter_values(local)))
-            }
-        };
+        let (rows, places) = pass.members(matrix, range);
+        if rows.is_empty() {
+            return Ok(Ok(RecordBatch::new_empty(Arc::clone(&self.schema))));
+        }
+        let keys = self.keys.slice(rows.start, rows.len());
         let mut columns = vec![Arc::clone(keys.array())];
         for (file, step) in self.steps.iter_mut().enumerate() {
             let more = match step {
