@@ -57,7 +57,7 @@ impl FeatureSet {
         }
         let Some((_, first)) = planned.first() else { return Err(Error::user("no date is asked for")) };
         let schema = self.matrix_schema(first);
-        let passes = self.passes(&planned, None, &schema, Checker::as_they_come).await?;
+        let passes = self.passes(&planned, None, &schema, Checker::uncut).await?;
         Ok((schema, passes))
     }
 

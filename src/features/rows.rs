@@ -37,7 +37,7 @@ pub(super) struct Checker {
     /// The last key of the batch before.
     last: Option<ArrayRef>,
     culprits: Vec<Culprit>,
-    as_they_come: bool,
+    uncut: bool,
 }
 
 /// Rows in batches of [`BATCH_ROWS`], sorted by their first column, which is never NULL and never twice the same.
@@ -76,12 +76,12 @@ impl Checker {
     /// Of a matrix with this schema; the culprits are whom to ask when a key comes twice.
     pub(super) fn new(schema: SchemaRef, culprits: Vec<Culprit>) -> Self {
         let coalescer = BatchCoalescer::new(Arc::clone(&schema), BATCH_ROWS);
-        Checker { schema, coalescer, last: None, culprits, as_they_come: false }
+        Checker { schema, coalescer, last: None, culprits, uncut: false }
     }
 
     /// Batches keep their sizes.
-    pub(super) fn as_they_come(self) -> Self {
-        Checker { as_they_come: true, ..self }
+    pub(super) fn uncut(self) -> Self {
+        Checker { uncut: true, ..self }
     }
 
     /// Whether a key comes twice, and who has it so.
@@ -92,7 +92,7 @@ impl Checker {
     /// Takes rows in; gives whole batches.
     pub(super) async fn push(&mut self, batch: RecordBatch) -> Result<Vec<RecordBatch>> {
         let batch = self.typed(batch)?;
-        if self.as_they_come {
+        if self.uncut {
             self.keys_are_unique(&batch).await?;
             return Ok(vec![batch]);
         }
