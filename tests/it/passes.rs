@@ -1,18 +1,21 @@
 //! Passes over a table that many files, many dates and little memory share.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, TimestampMicrosecondArray};
+use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, RecordBatchReader, TimestampMicrosecondArray};
 use datafusion::datasource::MemTable;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::TryStreamExt;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use proptest::prelude::*;
 use tenure::AsOf;
 
 use crate::support::memory::{Shop, text, utc, whole};
+use crate::support::shop::{assert_exit, assert_success, tenure, trained_once};
 
 const ORDERS: &str = "-- @windows 3d 30d lifetime
 SELECT customer_id, count(*) AS n, count(DISTINCT channel) AS channels, sum(amount) AS total, max(amount) AS most,
@@ -160,4 +163,38 @@ async fn a_pass_that_has_no_room_goes_to_disk_and_gives_the_same() {
     // 600,000 rows of some 30 bytes have no room in 6 MB.
     let (got, files) = matrix(6 << 20).await;
     assert!(files > 0 && got == wanted);
+}
+
+#[test]
+fn matrices_of_one_day_and_of_several_are_written_as_files() {
+    let shop = trained_once();
+    let folder = tempfile::tempdir().unwrap();
+    let (one, several) = (folder.path().join("one.parquet"), folder.path().join("several"));
+    let build = |out: &Path, more: &[&str]| {
+        let out = out.to_str().unwrap();
+        shop.tenure(&[&["features", "build", "jobs/ltv.yaml", "--as-of", "2026-07-01", "--out", out], more].concat())
+    };
+    assert_success(&build(&one, &[]));
+    assert_success(&build(&several, &["--every", "45d", "--count", "3"]));
+    let read = |path: &Path| {
+        let file = std::fs::File::open(path).unwrap();
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
+        let schema = reader.schema();
+        arrow::compute::concat_batches(&schema, &reader.collect::<Result<Vec<_>, _>>().unwrap()).unwrap()
+    };
+    let matrix = read(&one);
+    let days = ["2026-07-01", "2026-05-17", "2026-04-02"];
+    let matrices = days.map(|day| read(&several.join(format!("as_of={day}/part-0.parquet"))));
+    assert!(matrix == matrices[0], "a day alone and among others");
+    assert!(matrices.windows(2).all(|pair| pair[0].num_rows() > pair[1].num_rows() && pair[1].num_rows() > 0));
+    // A wrong option leaves nothing behind.
+    assert_exit(&build(&folder.path().join("none"), &["--every", "45"]), 1);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn a_plan_says_which_files_share_a_scan_and_why_others_do_not() {
+    let output = tenure(&["features", "plan", "jobs/ltv.yaml"]);
+    assert_success(&output);
+    insta::assert_snapshot!(String::from_utf8_lossy(&output.stdout));
 }

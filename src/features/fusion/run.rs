@@ -18,7 +18,7 @@ use super::keys::{KeyIndex, Keys};
 use super::recipe::Recipe;
 use super::scatter::{Ranges, Scattered};
 use super::shard::{self, Excess};
-use super::source::Source;
+use super::source::{Share, Source};
 use crate::features::bench;
 use crate::features::part::PartColumn;
 use crate::{Error, Result};
@@ -215,19 +215,17 @@ impl Pass {
     fn columns(&self, range: usize) -> Result<Result<Vec<Vec<ArrayRef>>, Twice>> {
         let (from, customers) = self.ranges.part(range);
         let mut files = vec![Vec::new(); self.selects.len()];
+        let wanted = |share: &Share| !self.members(self.matrix_of[share.recipe], range).0.is_empty();
         for (source, rows) in &self.sources {
-            let found = match shard::columns(source, customers, &rows.of_range(range)?)? {
+            let found = match shard::columns(source, customers, &rows.of_range(range)?, wanted)? {
                 Ok(found) => found,
                 Err(Excess(customer)) => {
                     return Ok(Err(Twice(ScalarValue::try_from_array(self.keys.array(), from + customer)?)));
                 }
             };
-            for share in &source.shares {
+            for share in source.shares.iter().filter(|share| wanted(share)) {
                 let Some(Select { schema, exprs }) = &self.selects[share.recipe] else { continue };
-                if self.members(self.matrix_of[share.recipe], range).0.is_empty() {
-                    continue;
-                }
-                let columns = share.columns.iter().map(|(job, window)| Arc::clone(&found[*job][*window]));
+                let columns = share.columns.iter().filter_map(|(job, window)| found[*job][*window].clone());
                 let rows = RecordBatchOptions::new().with_row_count(Some(customers));
                 let batch = RecordBatch::try_new_with_options(Arc::clone(schema), columns.collect(), &rows)?;
                 files[share.recipe] = evaluate(exprs, &batch)?;

@@ -1,5 +1,6 @@
 //! A range of customers: their rows into states, their states into columns.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch};
@@ -7,17 +8,23 @@ use arrow::datatypes::{UInt16Type, UInt32Type};
 
 use super::accumulator::{Accumulator, Rows, Slots, accumulator};
 use super::scatter::Piece;
-use super::source::Source;
+use super::source::{Share, Source};
 use crate::Result;
 
-/// The columns of every aggregate of a source, window by window.
-type Columns = Vec<Vec<ArrayRef>>;
+/// The columns of every aggregate of a source, window by window; those that nobody wants are not there.
+type Columns = Vec<Vec<Option<ArrayRef>>>;
 
 /// A customer who has more rows than there may be, by the place in the range.
 pub(super) struct Excess(pub usize);
 
-/// The columns of every aggregate of a source, window by window, for `customers` customers with these rows.
-pub(super) fn columns(source: &Source, customers: usize, pieces: &[Piece]) -> Result<Result<Columns, Excess>> {
+/// The columns of every aggregate of a source, in the windows that some wanted share has, for `customers` customers with these
+/// rows.
+pub(super) fn columns(
+    source: &Source,
+    customers: usize,
+    pieces: &[Piece],
+    wanted: impl Fn(&Share) -> bool,
+) -> Result<Result<Columns, Excess>> {
     let buckets = source.buckets.count();
     let mut table = vec![0u32; customers * buckets];
     let mut count = 0;
@@ -38,8 +45,18 @@ pub(super) fn columns(source: &Source, customers: usize, pieces: &[Piece]) -> Re
     if let Some(slot) = jobs.iter().find_map(|accumulator| accumulator.repeated()) {
         return Ok(Err(Excess(slots.owners()[slot as usize].0 as usize)));
     }
-    let finished = source.jobs.iter().zip(&mut jobs).map(|(job, a)| a.finish(&slots, &job.windows));
-    finished.collect::<Result<_>>().map(Ok)
+    let mut columns: Columns = source.jobs.iter().map(|job| vec![None; job.windows.len()]).collect();
+    let mut places: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); source.jobs.len()];
+    for (job, window) in source.shares.iter().filter(|share| wanted(share)).flat_map(|share| &share.columns) {
+        places[*job].insert(*window);
+    }
+    for (((job, accumulator), places), columns) in source.jobs.iter().zip(&mut jobs).zip(places).zip(&mut columns) {
+        let windows: Vec<Range<usize>> = places.iter().map(|window| job.windows[*window].clone()).collect();
+        for (place, column) in places.iter().zip(accumulator.finish(&slots, &windows)?) {
+            columns[*place] = Some(column);
+        }
+    }
+    Ok(Ok(columns))
 }
 
 fn slot_of_rows(
