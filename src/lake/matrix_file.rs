@@ -4,6 +4,7 @@
 //! dictionary: most columns of a matrix are counts, which deltas make as small for less work, and amounts, which hardly repeat.
 
 use std::fs::File;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -42,7 +43,10 @@ impl MatrixFile {
     pub fn create(path: &Path, schema: &SchemaRef) -> Result<Self> {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-        let partial = tempfile::Builder::new().prefix(".").suffix(".partial").tempfile_in(folder);
+        // Like any file that a program makes: readable by whom the umask lets.
+        let permissions = std::fs::Permissions::from_mode(0o666);
+        let partial =
+            tempfile::Builder::new().prefix(".").suffix(".partial").permissions(permissions).tempfile_in(folder);
         let partial = partial.map_err(|e| Error::io(folder, e))?;
         let file = partial.reopen().map_err(|e| Error::io(path, e))?;
         let writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties(schema)?))?;
