@@ -40,7 +40,8 @@ impl FeatureSet {
         self.stream(bench, prepared, as_of, None).await
     }
 
-    /// The matrices at some dates, from one pass over the tables: batches with the number of their date, those of one date as [`FeatureSet::matrix`] gives them. Each session shows what was visible at its date.
+    /// The matrices at some dates, from one pass over the tables: batches with the number of their date, those of one date as
+    /// [`FeatureSet::matrix`] gives them. Each session shows what was visible at its date.
     ///
     /// The sequence of events is no part of it. A session that cannot share its rows with a later one (a table has a
     /// `known_at`, a view asks for `$as_of`) makes a pass for each date the better choice: see [`FeatureSet::shares_passes`].

@@ -2,8 +2,9 @@
 //!
 //! [`FeatureSet::load`] reads the population, the views and the feature files and says everything that is wrong with
 //! them; [`FeatureSet::resolve`] plans them on empty tables; [`FeatureSet::matrix`] streams the matrix, with each customer's
-//! newest events behind it where the job's model reads them. [`LabelSet`] does the same for what lies ahead of a date. The point-in-time cut of tables is made by the [`crate::lake`]; windows and
-//! views make it once more for themselves.
+//! newest events behind it where the job's model reads them. Files over one table are computed in one pass (`fusion`).
+//! [`LabelSet`] does the same for what lies ahead of a date. The point-in-time cut of tables is made by the [`crate::lake`];
+//! windows and views make it once more for themselves.
 
 mod aggregates;
 mod bench;
