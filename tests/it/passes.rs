@@ -198,3 +198,16 @@ fn a_plan_says_which_files_share_a_scan_and_why_others_do_not() {
     assert_success(&output);
     insta::assert_snapshot!(String::from_utf8_lossy(&output.stdout));
 }
+
+#[tokio::test]
+async fn a_customer_without_a_key_is_an_error_at_every_date() {
+    let customers = ["- 2026-01-01", "1 2026-01-01", "2 2026-03-01"];
+    let shop = shop(&[]).table("customers customer_id:int64 signed_up_at:timestamp @signed_up_at", &customers);
+    let context = shop.context(2, 3);
+    for dates in [["2026-02-01", "2026-04-01"], ["2026-04-01", "2026-02-01"]] {
+        let sessions = dates.map(|date| (utc(date), context.clone()));
+        let (_, rows) = shop.load().unwrap().matrices(&sessions, &shop.tables).await.unwrap();
+        let error = rows.try_collect::<Vec<_>>().await.unwrap_err();
+        assert_eq!(error.to_string(), "the population has rows without a key: `customer_id` is NULL");
+    }
+}

@@ -273,10 +273,10 @@ async fn drop_after<F: Future>(waits: usize, future: F) -> Option<F::Output> {
     .await
 }
 
+/// The process that the next test starts and kills; among the other tests it has nothing to do.
 #[tokio::test]
-#[ignore = "the process that the next test kills"]
 async fn a_run_in_a_process_of_its_own() {
-    let folder = std::env::var_os("TENURE_TEST_FOLDER").unwrap();
+    let Some(folder) = std::env::var_os("TENURE_TEST_FOLDER") else { return };
     run(&local(folder.as_ref()), "a").await.unwrap();
 }
 
@@ -286,7 +286,7 @@ async fn a_process_killed_at_any_point_is_made_good_by_the_next_one() {
     for (point, visit) in POINTS.iter().flat_map(|point| [(point, 1), (point, 2)]) {
         let folder = tempfile::tempdir().unwrap();
         let killed = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--ignored", "--exact", "publish::a_run_in_a_process_of_its_own"])
+            .args(["--exact", "publish::a_run_in_a_process_of_its_own"])
             .env("TENURE_TEST_FOLDER", folder.path())
             .env("TENURE_ABORT_AT", format!("{point}:{visit}"))
             .output()

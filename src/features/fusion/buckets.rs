@@ -47,8 +47,7 @@ impl Buckets {
     }
 
     /// The bucket of each row.
-    pub fn of_rows(&self, times: Option<&ArrayRef>) -> Result<Vec<u16>> {
-        let Some(times) = times else { return Ok(Vec::new()) };
+    pub fn of_rows(&self, times: &ArrayRef) -> Result<Vec<u16>> {
         let numbers = numbers(times)?;
         let numbers = numbers.as_primitive::<Int64Type>();
         let edges = &self.edges;
@@ -116,6 +115,6 @@ mod tests {
         ];
         let times = times.iter().map(|text| Some(micros(text))).chain([None]);
         let times: ArrayRef = Arc::new(times.collect::<TimestampMicrosecondArray>().with_timezone("UTC"));
-        assert_eq!(buckets.of_rows(Some(&times)).unwrap(), [0, 1, 1, 2, 3, 0]);
+        assert_eq!(buckets.of_rows(&times).unwrap(), [0, 1, 1, 2, 3, 0]);
     }
 }

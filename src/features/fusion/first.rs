@@ -1,12 +1,11 @@
 //! The number of the row that comes first or last by a time: the common case of [`super::pick`], without writing rows down.
 
 use std::ops::Range;
-use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array};
+use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
 
-use super::accumulator::{Accumulator, Rows, Slots, of_type};
+use super::accumulator::{Accumulator, Rows, Slots, column, of_type};
 use crate::{Error, Result};
 
 /// Where a row stands: by its time, then by its number. NULL comes before or after everything.
@@ -88,12 +87,9 @@ impl Accumulator for FirstNumber {
             }
         };
         let number = |state: &Option<Place>| state.map(|(_, number)| number).filter(|number| *number != NO_NUMBER);
-        slots.merged(windows, &self.states, merge, |sums| {
-            let numbers = sums.iter().map(|state| number(state).map(|number| number as i64));
-            match self.output {
-                DataType::Float64 => Ok(Arc::new(numbers.map(|n| n.map(double)).collect::<Float64Array>())),
-                _ => of_type(&(Arc::new(numbers.collect::<Int64Array>()) as ArrayRef), &self.output),
-            }
+        slots.merged(windows, &self.states, merge, |sums| match self.output {
+            DataType::Float64 => Ok(column::<Float64Type, _>(sums, |s| number(s).map(|n| double(n as i64)))),
+            _ => of_type(&column::<Int64Type, _>(sums, |s| number(s).map(|n| n as i64)), &self.output),
         })
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, DFSchemaRef};
 use datafusion::error::Result;
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, TableScan};
+use datafusion::logical_expr::{Expr, LogicalPlan, TableScan};
 
 /// A plan as conditions and expressions over a plan beneath it.
 #[derive(Debug, Clone)]
@@ -38,7 +38,7 @@ impl Flat {
                 let columns = columns.collect::<Result<Vec<_>>>()?;
                 Ok(Flat { columns, schema: Arc::clone(&projection.schema), ..flat })
             }
-            LogicalPlan::TableScan(scan) => match view(scan)? {
+            LogicalPlan::TableScan(scan) => match view(scan) {
                 Some(inner) => Ok(Flat { schema: Arc::clone(&scan.projected_schema), ..Flat::of(&inner)? }),
                 None => Ok(Flat::whole(plan)),
             },
@@ -71,21 +71,8 @@ impl Flat {
     }
 }
 
-/// The SELECT behind a scan of a view.
-fn view(scan: &TableScan) -> Result<Option<LogicalPlan>> {
-    let Some(plan) = scan.source.get_logical_plan() else { return Ok(None) };
-    let plan = plan.into_owned();
-    if scan.projection.is_none() && scan.filters.is_empty() && scan.fetch.is_none() {
-        return Ok(Some(plan));
-    }
-    let mut builder = LogicalPlanBuilder::from(plan);
-    if let Some(projection) = &scan.projection {
-        builder = builder.select(projection.clone())?;
-    }
-    for filter in &scan.filters {
-        builder = builder.filter(filter.clone())?;
-    }
-    let plan = builder.build()?;
-    // A scan that stops early is no plain set of rows.
-    Ok(scan.fetch.is_none().then_some(plan))
+/// The SELECT behind a scan of a view, where the scan takes all of it.
+fn view(scan: &TableScan) -> Option<LogicalPlan> {
+    let whole = scan.projection.is_none() && scan.filters.is_empty() && scan.fetch.is_none();
+    scan.source.get_logical_plan().filter(|_| whole).map(|plan| plan.into_owned())
 }

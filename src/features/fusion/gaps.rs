@@ -1,12 +1,11 @@
 //! The days between consecutive times of a customer, in whole microseconds until the end: exact in any order.
 
 use std::ops::Range;
-use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Float64Array};
-use arrow::datatypes::Int64Type;
+use arrow::array::{ArrayRef, AsArray};
+use arrow::datatypes::{Float64Type, Int64Type};
 
-use super::accumulator::{Accumulator, Rows, Slots};
+use super::accumulator::{Accumulator, Rows, Slots, column};
 use crate::Result;
 use crate::features::gap::{Gap, Statistic};
 
@@ -44,7 +43,7 @@ impl Accumulator for Gaps {
             for (customer, time, _) in times.iter().filter(|(.., bucket)| window.contains(&(*bucket as usize))) {
                 gaps[*customer as usize].next(*time);
             }
-            Ok(Arc::new(gaps.iter().map(|gap| self.statistic.of(gap)).collect::<Float64Array>()) as ArrayRef)
+            Ok(column::<Float64Type, _>(&gaps, |gap| self.statistic.of(gap)))
         });
         columns.collect()
     }

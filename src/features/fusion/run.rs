@@ -14,7 +14,7 @@ use datafusion::prelude::{DataFrame, SessionContext};
 use futures::{Stream, StreamExt, stream};
 
 use super::cursor::{Cursor, Twice};
-use super::keys::{KeyIndex, Keys};
+use super::keys::{KeyIndex, Keys, NOBODY};
 use super::recipe::Recipe;
 use super::scatter::{Ranges, Scattered};
 use super::shard::{self, Excess};
@@ -139,7 +139,10 @@ impl Fusion<'_> {
             let count = matrix.files.len();
             members.push(match own.len() == keys.len() {
                 true => None,
-                false => Some(UInt32Array::from(index.places(own.array())?)),
+                // Rows without a key stand first, for the last look at the rows to find.
+                false => {
+                    Some(index.places(own.array())?.into_iter().map(|p| if p == NOBODY { 0 } else { p }).collect())
+                }
             });
             outputs.push(output(matrix, own, &self.key_type, place).await?);
             place += count;
@@ -305,13 +308,8 @@ impl Output {
                     evaluate(exprs, &RecordBatch::try_new(so_far, columns.clone())?)?
                 }
             };
-            let typed = more.iter().zip(&self.schema.fields()[columns.len()..]).map(|(array, field)| {
-                if array.data_type() == field.data_type() {
-                    Ok(Arc::clone(array))
-                } else {
-                    cast(array, field.data_type())
-                }
-            });
+            let fields = &self.schema.fields()[columns.len()..];
+            let typed = more.iter().zip(fields).map(|(array, field)| cast(array, field.data_type()));
             let typed: Vec<ArrayRef> = typed.collect::<std::result::Result<_, _>>()?;
             columns.extend(typed);
         }

@@ -131,7 +131,7 @@ impl Scatter {
         let Some((places, columns)) = batch.columns().split_first() else { return Ok(()) };
         let places = self.index.places(places)?;
         let (buckets, columns) = match (&self.buckets, columns.split_first()) {
-            (Some(buckets), Some((times, columns))) => (buckets.of_rows(Some(times))?, columns),
+            (Some(buckets), Some((times, columns))) => (buckets.of_rows(times)?, columns),
             _ => (vec![0; places.len()], columns),
         };
         // A counting sort by range.
