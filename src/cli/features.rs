@@ -5,7 +5,7 @@ use arrow::array::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use crate::error::{ExitStatus, Place};
-use crate::features::{self, FeatureColumn};
+use crate::features::{self, FeatureColumn, States};
 use crate::lake::{self, Lake, Visibility};
 use crate::pipeline::{self, Plan};
 use crate::printer::Printer;
@@ -36,7 +36,7 @@ pub(super) fn run(command: FeaturesCommand, global: &GlobalArgs, printer: &Print
             }
             Ok(ExitStatus::Done)
         }
-        FeaturesCommand::Build { job, as_of, out, every, count } => {
+        FeaturesCommand::Build { job, as_of, out, every, count, from_source } => {
             let spec = job.load()?;
             let as_of = as_of.of(&spec)?;
             let files = match (every, count) {
@@ -46,7 +46,10 @@ pub(super) fn run(command: FeaturesCommand, global: &GlobalArgs, printer: &Print
                 }
                 _ => vec![(as_of, out)],
             };
-            let built = block_on(&engine, pipeline::build(&spec, &files, &engine))?;
+            let built = block_on(&engine, async {
+                let states = if from_source { None } else { States::open(&spec, engine.threads).await? };
+                pipeline::build(&spec, &files, &engine, states, printer).await
+            })?;
             if printer.json() {
                 printer.data_json(&built)?;
             }

@@ -325,6 +325,9 @@ pub enum FeaturesCommand {
         /// How many days
         #[arg(long, value_name = "N", requires = "every", value_parser = clap::value_parser!(u32).range(1..=1000))]
         count: Option<u32>,
+        /// Read the tables alone, and neither use nor write the job's states
+        #[arg(long)]
+        from_source: bool,
     },
     /// Print the features of one customer at one day
     #[command(after_help = "Example: tenure features show jobs/ltv.yaml --key 42 --as-of 2026-07-01")]

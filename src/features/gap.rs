@@ -55,34 +55,76 @@ impl Statistic {
     pub fn of(self, gap: &Gap) -> Option<f64> {
         let n = i128::from(gap.count);
         match self {
-            Statistic::Mean => (n > 0).then(|| gap.sum as f64 / n as f64 / DAY),
+            Statistic::Mean => (n > 0).then(|| gap.sum() as f64 / n as f64 / DAY),
             Statistic::Deviation => (n > 1).then(|| {
                 // (Σg² − (Σg)²/n) / (n − 1), in whole numbers up to the last division.
-                let spread = n * gap.squares - i128::from(gap.sum) * i128::from(gap.sum);
+                let spread = n * gap.squares - i128::from(gap.sum()) * i128::from(gap.sum());
                 (spread as f64 / (n * (n - 1)) as f64).sqrt() / DAY
             }),
         }
     }
 }
 
-/// The gaps between times that ascend, in microseconds.
+/// The gaps between times, in microseconds.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Gap {
-    last: Option<i64>,
-    count: u32,
-    sum: i64,
+    /// The first time and the last one.
+    times: Option<(i64, i64)>,
+    /// How many gaps there are.
+    count: u64,
     squares: i128,
 }
 
 impl Gap {
-    /// The next time.
+    /// Rebuilds what was written down.
+    pub fn from_parts(times: Option<(i64, i64)>, count: u64, squares: i128) -> Self {
+        Gap { times, count, squares }
+    }
+
+    /// The first time and the last one.
+    pub fn times(&self) -> Option<(i64, i64)> {
+        self.times
+    }
+
+    /// How many gaps there are.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The sum of their squares.
+    pub fn squares(&self) -> i128 {
+        self.squares
+    }
+
+    /// The next time, which is not before the last one.
     pub fn next(&mut self, time: i64) {
-        if let Some(last) = self.last.replace(time) {
-            let gap = time.saturating_sub(last);
-            self.count += 1;
-            self.sum = self.sum.saturating_add(gap);
-            self.squares = self.squares.saturating_add(i128::from(gap) * i128::from(gap));
+        self.follow(&Gap { times: Some((time, time)), count: 0, squares: 0 });
+    }
+
+    /// Puts earlier times before these.
+    pub fn precede(&mut self, earlier: &Gap) {
+        let mut whole = *earlier;
+        whole.follow(self);
+        *self = whole;
+    }
+
+    /// Puts later times behind these.
+    fn follow(&mut self, later: &Gap) {
+        match (self.times, later.times) {
+            (_, None) => {}
+            (None, _) => *self = *later,
+            (Some((first, last)), Some((next, newest))) => {
+                let gap = i128::from(next.saturating_sub(last));
+                self.times = Some((first, newest));
+                self.count += later.count + 1;
+                self.squares = self.squares.saturating_add(later.squares).saturating_add(gap * gap);
+            }
         }
+    }
+
+    /// The sum of the gaps.
+    fn sum(&self) -> i64 {
+        self.times.map_or(0, |(first, last)| last.saturating_sub(first))
     }
 }
 

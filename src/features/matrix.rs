@@ -19,6 +19,7 @@ use super::prepare::{self, FilePlan, Prepared, PreparedFile};
 use super::rows::{Checker, Culprit};
 use super::sequence;
 use super::set::FeatureSet;
+use super::state::States;
 use crate::spec::TableSpec;
 use crate::{AsOf, Error, Result};
 
@@ -35,13 +36,27 @@ impl FeatureSet {
         tables: &(impl AsRef<[TableSpec]> + Sync + ?Sized),
         as_of: AsOf,
     ) -> Result<FeatureStream> {
+        self.matrix_with(context, tables, as_of, None).await
+    }
+
+    /// The same, with the states of past days in the place of their rows. What is written down of the newest days is put in force
+    /// by [`States::commit`], once the stream has ended.
+    pub async fn matrix_with(
+        &self,
+        context: &SessionContext,
+        tables: &(impl AsRef<[TableSpec]> + Sync + ?Sized),
+        as_of: AsOf,
+        states: Option<Arc<States>>,
+    ) -> Result<FeatureStream> {
         let bench = Bench::over(context).await?;
         let prepared = self.prepared(&bench, tables.as_ref(), as_of).await?;
-        self.stream(bench, prepared, as_of, None).await
+        self.stream(bench, prepared, as_of, None, states).await
     }
 
     /// The matrices at some dates, from one pass over the tables: batches with the number of their date, those of one date as
     /// [`FeatureSet::matrix`] gives them. Each session shows what was visible at its date.
+    ///
+    /// States stand in for the rows of past days where there is one date; see [`FeatureSet::matrix_with`].
     ///
     /// The sequence of events is no part of it. A session that cannot share its rows with a later one (a table has a
     /// `known_at`, a view asks for `$as_of`) makes a pass for each date the better choice: see [`FeatureSet::shares_passes`].
@@ -49,6 +64,7 @@ impl FeatureSet {
         &self,
         sessions: &[(AsOf, SessionContext)],
         tables: &[TableSpec],
+        states: Option<Arc<States>>,
     ) -> Result<(SchemaRef, impl Stream<Item = Result<(usize, RecordBatch)>> + Send + use<>)> {
         let mut planned = Vec::new();
         for (as_of, context) in sessions {
@@ -58,7 +74,7 @@ impl FeatureSet {
         }
         let Some((_, first)) = planned.first() else { return Err(Error::user("no date is asked for")) };
         let schema = self.matrix_schema(first);
-        let passes = self.passes(&planned, None, &schema, Checker::uncut).await?;
+        let passes = self.passes(&planned, None, &schema, Checker::uncut, states).await?;
         Ok((schema, passes))
     }
 
@@ -86,7 +102,7 @@ impl FeatureSet {
             }
             _ => ScalarValue::Utf8(Some(key.to_owned())),
         };
-        self.stream(bench, prepared, as_of, Some(key)).await?.next().await.transpose()
+        self.stream(bench, prepared, as_of, Some(key), None).await?.next().await.transpose()
     }
 
     /// Runs what was planned, for everybody or for one key.
@@ -96,12 +112,14 @@ impl FeatureSet {
         prepared: Prepared,
         as_of: AsOf,
         only: Option<ScalarValue>,
+        states: Option<Arc<States>>,
     ) -> Result<FeatureStream> {
         let sequence = self.sequence_plan(&bench, &prepared.key_type, as_of).await;
         let sequence = sequence.or_else(|problems| Error::all(problems).map(|()| None))?;
         let schema = self.matrix_schema(&prepared);
         let planned = [(bench, prepared)];
-        let rows = self.passes(&planned, only.clone(), &schema, |checker| checker).await?.map(|batch| Ok(batch?.1));
+        let rows = self.passes(&planned, only.clone(), &schema, |checker| checker, states).await?;
+        let rows = rows.map(|batch| Ok(batch?.1));
         let matrix = FeatureStream::new(schema, as_of, rows);
         Ok(match sequence {
             None => matrix,
@@ -124,6 +142,7 @@ impl FeatureSet {
         only: Option<ScalarValue>,
         schema: &SchemaRef,
         cut: fn(Checker) -> Checker,
+        states: Option<Arc<States>>,
     ) -> Result<impl Stream<Item = Result<(usize, RecordBatch)>> + Send + use<>> {
         let matrices = planned.iter().map(|(bench, prepared)| {
             let by_key = |plan: &LogicalPlan| of_key(bench.frame(plan.clone()), only.clone());
@@ -138,7 +157,8 @@ impl FeatureSet {
                 Ok((how, file.columns()))
             });
             let population = by_key(&prepared.population)?;
-            Ok(Matrix { context: bench.context(), population, files: files.collect::<Result<_>>()? })
+            let names = in_order(prepared).map(|file| file.definition.file.as_str()).collect();
+            Ok(Matrix { context: bench.context(), population, files: files.collect::<Result<_>>()?, names })
         });
         let Some((_, first)) = planned.first() else { return Err(Error::user("no date is asked for")) };
         let own = std::iter::once(Part::KEY).chain(in_order(first).flat_map(|f| f.columns()).map(|c| c.name.as_str()));
@@ -149,6 +169,7 @@ impl FeatureSet {
             matrices: matrices.collect::<Result<_>>()?,
             key_type: first.key_type.clone(),
             scan: Box::new(|matrix, plan| of_key(planned[matrix].0.frame(plan), only.clone())),
+            states,
         };
         let checkers = planned
             .iter()

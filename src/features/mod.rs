@@ -29,6 +29,7 @@ mod refuse;
 mod rows;
 mod sequence;
 mod set;
+mod state;
 mod stream;
 mod types;
 mod window;
@@ -41,6 +42,7 @@ pub use pass_plan::{LoneFile, PassPlan, SharedScan};
 pub use rows::BATCH_ROWS;
 pub use sequence::SEQUENCE;
 pub use set::FeatureSet;
+pub use state::{BlockState, GroupState, Manifest, StateReport, States};
 pub use stream::FeatureStream;
 pub use window::Window;
 

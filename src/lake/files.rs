@@ -5,9 +5,10 @@
 //! whoever wrote them: partitions that start after the last moment in question on every clock are not opened. Declare it
 //! as `utf8` to have every partition read.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arrow::array::Array;
 use arrow::datatypes::{Field, Schema};
 use chrono::{DateTime, Utc};
 use datafusion::common::ScalarValue;
@@ -17,6 +18,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 use tokio::sync::OnceCell;
 use url::Url;
 
@@ -37,7 +39,7 @@ const FOOTER_BYTES: usize = 64 << 10;
 const HIVE_NULL: &str = "__HIVE_DEFAULT_PARTITION__";
 
 /// A file that a run reads.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct InputObject {
     /// The table that it belongs to.
     pub table: String,
@@ -73,6 +75,8 @@ pub(super) struct TableFiles {
     url: Url,
     listed: OnceCell<Vec<DataFile>>,
     opened: Mutex<HashMap<Path, Opened>>,
+    /// Files that need no look at their footers.
+    vouched: Mutex<HashSet<InputObject>>,
 }
 
 impl std::fmt::Debug for TableFiles {
@@ -96,6 +100,7 @@ impl TableFiles {
             url: url.clone(),
             listed: OnceCell::new(),
             opened: Mutex::default(),
+            vouched: Mutex::default(),
         })
     }
 
@@ -116,16 +121,25 @@ impl TableFiles {
 
     /// The files that can hold rows from before `until`, as a run's record names them.
     pub(super) async fn inputs(&self, table: &TableSpec, until: DateTime<Utc>) -> Result<Vec<InputObject>> {
-        let input = |file: &DataFile| InputObject {
+        Ok(self.before(table, until).await?.iter().map(|file| self.input(table, file)).collect())
+    }
+
+    /// A file as a run's record names it.
+    pub(super) fn input(&self, table: &TableSpec, file: &DataFile) -> InputObject {
+        InputObject {
             table: table.name.clone(),
             path: self.below_root(&file.meta.location),
             size: file.meta.size,
             etag: file.meta.e_tag.clone(),
-        };
-        Ok(self.before(table, until).await?.iter().map(input).collect())
+        }
     }
 
-    fn below_root(&self, location: &Path) -> String {
+    /// Takes a file as known: it was compared with the table's declaration before.
+    pub(super) fn vouch(&self, objects: impl Iterator<Item = InputObject>) {
+        self.vouched.lock().unwrap_or_else(PoisonError::into_inner).extend(objects);
+    }
+
+    pub(super) fn below_root(&self, location: &Path) -> String {
         let below: Vec<String> = match location.prefix_match(&self.root) {
             Some(parts) => parts.map(|p| p.as_ref().to_owned()).collect(),
             None => Vec::new(),
@@ -213,7 +227,9 @@ impl TableFiles {
         files: &[DataFile],
         runtime: &RuntimeEnv,
     ) -> Result<Vec<Problem>> {
-        let new = files.iter().filter(|file| self.opened(file).is_none());
+        let vouched = self.vouched.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let new =
+            files.iter().filter(|file| self.opened(file).is_none() && !vouched.contains(&self.input(table, file)));
         let mut read: Vec<(&DataFile, (Schema, Option<usize>))> = futures::stream::iter(new)
             .map(async |file| {
                 let schema = match table.format {
@@ -262,12 +278,48 @@ impl TableFiles {
             .hint("was its upload cut off? write it again, or remove it"))
     }
 
+    /// The least and the greatest event time of a file, by its footer; `None` where no row has one, an error where the footer
+    /// does not say.
+    pub(super) async fn event_times(
+        &self,
+        file: &DataFile,
+        column: &str,
+        runtime: &RuntimeEnv,
+    ) -> Result<Option<(ScalarValue, ScalarValue)>> {
+        let footer = self.parquet(file, runtime);
+        let (footer, schema) = (footer.fetch_metadata().await?, footer.fetch_schema().await?);
+        let groups = footer.row_groups();
+        let converter = StatisticsConverter::try_new(column, &schema, footer.file_metadata().schema_descr())?;
+        let (least, most) = (converter.row_group_mins(groups)?, converter.row_group_maxes(groups)?);
+        let nulls = converter.row_group_null_counts(groups)?;
+        let mut found: Option<(ScalarValue, ScalarValue)> = None;
+        for (i, group) in groups.iter().enumerate() {
+            if least.is_valid(i) && most.is_valid(i) {
+                let value = |array| ScalarValue::try_from_array(array, i);
+                let (a, b) = (value(&least)?, value(&most)?);
+                found = Some(match found.take() {
+                    Some((least, most)) => (if a < least { a } else { least }, if b > most { b } else { most }),
+                    None => (a, b),
+                });
+            } else if !nulls.is_valid(i) || i128::from(nulls.value(i)) < i128::from(group.num_rows()) {
+                let url = self.url_of(&file.meta.location);
+                let error = Error::user(format!("the footer of `{url}` does not say between which times its rows lie"));
+                return Err(error.hint("write it with statistics of its event time"));
+            }
+        }
+        Ok(found)
+    }
+
+    /// A file's footer, kept once it was read.
+    fn parquet<'a>(&'a self, file: &'a DataFile, runtime: &RuntimeEnv) -> DFParquetMetadata<'a> {
+        DFParquetMetadata::new(self.store.as_ref(), &file.meta)
+            .with_file_metadata_cache(Some(runtime.cache_manager.get_file_metadata_cache()))
+            .with_metadata_size_hint(Some(FOOTER_BYTES))
+    }
+
     async fn footer(&self, file: &DataFile, runtime: &RuntimeEnv) -> Result<(Schema, Option<usize>)> {
         self.check_tail(file).await?;
-        let cache = runtime.cache_manager.get_file_metadata_cache();
-        let footer = DFParquetMetadata::new(self.store.as_ref(), &file.meta)
-            .with_file_metadata_cache(Some(cache))
-            .with_metadata_size_hint(Some(FOOTER_BYTES));
+        let footer = self.parquet(file, runtime);
         let rows = footer.fetch_metadata().await?.file_metadata().num_rows();
         Ok((footer.fetch_schema().await?, usize::try_from(rows).ok()))
     }

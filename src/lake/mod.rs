@@ -10,6 +10,7 @@ mod checks;
 mod files;
 mod local;
 mod matrix_file;
+mod objects;
 mod online;
 mod point_in_time;
 mod provider;
@@ -33,6 +34,7 @@ use futures::TryStreamExt;
 
 pub use files::InputObject;
 pub use matrix_file::MatrixFile;
+pub use objects::{ObjectDays, TableObjects};
 pub use online::OnlineReport;
 pub use point_in_time::Visibility;
 pub use read::{EventSpan, PublishedColumns, read_published, read_published_columns, read_texts};
@@ -201,6 +203,17 @@ impl Lake {
             state.set_repeated(found);
         }
         Ok(())
+    }
+
+    /// Takes files as known that an earlier run compared with the declarations: a session does not look at their footers.
+    /// `known` gives those of a table with this name whose declaration has this identity.
+    pub fn vouch(&self, known: impl Fn(&str, &str) -> Vec<InputObject>) {
+        for table in &self.tables {
+            let identity = objects::identity(&table.spec, &table.checks, self.timezone);
+            // A file without an etag may have been replaced by one of the same size.
+            let known = known(&table.spec.name, &identity).into_iter().filter(|object| object.etag.is_some());
+            table.files.vouch(known);
+        }
     }
 
     /// The files that a session up to `until` reads, sorted by table and path; nothing of them is read.

@@ -1,13 +1,15 @@
 //! The matrix by itself, as a Parquet file: for notebooks, for training sets, and for a look at what a night would score.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use futures::{Stream, StreamExt};
 
 use super::Plan;
-use crate::features::FeatureSet;
+use crate::features::{FeatureSet, States};
 use crate::lake::{EngineOptions, Lake, MatrixFile, Visibility};
+use crate::printer::Printer;
 use crate::spec::JobSpec;
 use crate::{AsOf, Error, Result};
 
@@ -26,17 +28,39 @@ pub struct BuiltMatrix {
 }
 
 /// Writes the features of everyone known at each date, one row per customer, sorted by key, into the file of the date. The dates
-/// share one pass over the tables, where what is visible at one of them is among what is visible later.
-pub async fn build(spec: &JobSpec, files: &[(AsOf, PathBuf)], engine: &EngineOptions) -> Result<Vec<BuiltMatrix>> {
+/// share one pass over the tables, where what is visible at one of them is among what is visible later; one date alone uses
+/// the job's states, if there are any.
+pub async fn build(
+    spec: &JobSpec,
+    files: &[(AsOf, PathBuf)],
+    engine: &EngineOptions,
+    states: Option<States>,
+    printer: &Printer,
+) -> Result<Vec<BuiltMatrix>> {
     let plan = Plan::new(spec).await?;
     let features = plan.features.without_sequence();
     let lake = Lake::open(spec, engine)?;
+    if let ([_], Some(states)) = (files, states) {
+        states.vouch(&lake);
+        let states = Arc::new(states);
+        let built = pass(&features, spec, &lake, files, Some(Arc::clone(&states))).await?;
+        commit_states(&states, printer).await;
+        return Ok(built);
+    }
     let passes = if features.shares_passes(spec.tables()) { files.len().max(1) } else { 1 };
     let mut built = Vec::new();
     for together in files.chunks(passes) {
-        built.extend(pass(&features, spec, &lake, together).await?);
+        built.extend(pass(&features, spec, &lake, together, None).await?);
     }
     Ok(built)
+}
+
+/// Puts states in force. They save time and nothing else, so that a run goes on without them.
+pub(super) async fn commit_states(states: &States, printer: &Printer) {
+    match states.commit().await {
+        Ok(report) => report.notes.iter().for_each(|note| printer.say(note)),
+        Err(error) => printer.warn(format!("states are not kept: {error}")),
+    }
 }
 
 async fn pass(
@@ -44,12 +68,13 @@ async fn pass(
     spec: &JobSpec,
     lake: &Lake,
     files: &[(AsOf, PathBuf)],
+    states: Option<Arc<States>>,
 ) -> Result<Vec<BuiltMatrix>> {
     let mut sessions = Vec::new();
     for (as_of, _) in files {
         sessions.push((*as_of, lake.session(Visibility::at(*as_of)).await?));
     }
-    let (schema, rows) = features.matrices(&sessions, spec.tables()).await?;
+    let (schema, rows) = features.matrices(&sessions, spec.tables(), states).await?;
     let open = |(_, path): &(AsOf, PathBuf)| MatrixFile::create(path, &schema);
     let open = files.iter().map(open).collect::<Result<Vec<_>>>()?;
     let counts = write(rows, open).await?;

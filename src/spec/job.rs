@@ -110,8 +110,17 @@ pub struct EntityTask {
     pub segments: Option<SegmentsSpec>,
     /// Which past predictions are compared with what happened.
     pub outcomes: OutcomesSpec,
+    /// Where daily partial states are kept, if they are.
+    pub state: Option<StateSpec>,
     /// Where the tables go.
     pub publish: Option<PublishSpec>,
+}
+
+/// Daily partial states.
+#[derive(Debug, Clone)]
+pub struct StateSpec {
+    /// The job's folder; absolute, under the lake unless it was given as a URL; always ends with `/`.
+    pub url: Url,
 }
 
 /// The population: one row per entity.

@@ -49,6 +49,8 @@ pub(super) struct RawJobSpec {
     pub segments: Option<At<RawSegments>>,
     /// Past predictions beside what happened. Without it every head is compared and nothing raises an alert.
     pub outcomes: Option<At<RawOutcomes>>,
+    /// Daily partial states, so that a night reads one day and not history. Without it every night reads all rows.
+    pub state: Option<At<RawState>>,
     /// Where a night's tables go.
     pub publish: Option<At<RawPublish>>,
     /// A text-only job: one label per text, the encoder fine-tuned end to end.
@@ -56,7 +58,7 @@ pub(super) struct RawJobSpec {
 }
 
 read_keys!(RawJobSpec, "the job": version, name, lake, timezone, entity, tables, views, features, labels, model, train,
-    segments, outcomes, publish, text_classifier);
+    segments, outcomes, state, publish, text_classifier);
 
 /// The population: one row per customer, from a table or from a query.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -128,6 +130,16 @@ pub(super) struct RawRange {
 }
 
 read_keys!(RawRange, "a range": min, max);
+
+/// Daily partial states.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "State")]
+pub(super) struct RawState {
+    /// Their folder, relative to the lake, or a URL: `_state/`. Each job has a folder of its own in it.
+    pub path: At<String>,
+}
+
+read_keys!(RawState, "the state": path);
 
 /// What is predicted from the features.
 #[derive(Debug, Serialize, JsonSchema)]

@@ -26,6 +26,7 @@ mod segments;
 mod sequence_training;
 mod sequences;
 mod spec;
+mod states;
 mod store;
 mod support;
 mod text_classifier;

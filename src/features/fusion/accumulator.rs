@@ -5,18 +5,21 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, Int64Array, PrimitiveArray};
+use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, PrimitiveArray};
 use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Float64Type, Int64Type, UInt64Type};
+use arrow::datatypes::DataType;
 
 use super::aggregate::Function;
+use super::days::Days;
 use super::distinct::Distinct;
 use super::first::FirstNumber as Leader;
-use super::gaps::Gaps;
+use super::gaps::{Gaps, LooseGaps};
+use super::keys::NOBODY;
 use super::moments::Moments;
 use super::only::Only;
 use super::pick::Pick;
+use super::simple::{Counts, Extremes, IntegerSums};
 use crate::{Error, Result};
 
 /// The rows of one table that fall to a range of customers.
@@ -86,44 +89,68 @@ impl Slots {
         Slots { customers, count, buckets: found }
     }
 
-    /// The customer and the bucket of every slot.
-    pub fn owners(&self) -> Vec<(u32, u32)> {
-        let mut owners = vec![(0, 0); self.count];
+    /// Adds slots for written states: the customers, [`NOBODY`] for states that nobody asks for, and their buckets.
+    pub fn load(&mut self, customers: &[u32], buckets: &[u16]) {
+        let slots = customers.iter().zip(buckets).enumerate().filter(|(_, (customer, _))| **customer != NOBODY);
+        for (row, (customer, bucket)) in slots {
+            self.buckets[usize::from(*bucket)].push((*customer, (self.count + row) as u32));
+        }
+        self.count += customers.len();
+    }
+
+    /// The customers that have slots in some buckets, ascending, and for each of them those slots as one.
+    pub fn together(&self, buckets: &Range<usize>) -> (Vec<u32>, Groups) {
+        let slots = || self.buckets[buckets.clone()].iter().flatten();
+        let mut places = vec![NOBODY; self.customers];
+        slots().for_each(|(customer, _)| places[*customer as usize] = 0);
+        let mut customers = Vec::new();
+        for (customer, place) in places.iter_mut().enumerate().filter(|(_, place)| **place == 0) {
+            *place = customers.len() as u32;
+            customers.push(customer as u32);
+        }
+        let of = slots().map(|(customer, slot)| (places[*customer as usize], *slot)).collect();
+        let count = customers.len();
+        (customers, Groups { count, of })
+    }
+
+    /// The customer and the bucket of every slot; slots of nobody have none.
+    pub fn owners(&self) -> Vec<Option<(u32, u32)>> {
+        let mut owners = vec![None; self.count];
         for (bucket, slots) in self.buckets.iter().enumerate() {
-            slots.iter().for_each(|(customer, slot)| owners[*slot as usize] = (*customer, bucket as u32));
+            slots.iter().for_each(|(customer, slot)| owners[*slot as usize] = Some((*customer, bucket as u32)));
         }
         owners
     }
 
-    /// The state of every customer in every window, window by window.
+    /// The state of every customer in the window of every output, output by output.
     pub fn merged<S: Clone + Default>(
         &self,
-        windows: &[Range<usize>],
+        outputs: &[&Output],
         states: &[S],
         merge: impl Fn(&mut S, &S),
-        finish: impl Fn(&[S]) -> Result<ArrayRef>,
+        finish: impl Fn(&[S], &Output) -> Result<ArrayRef>,
     ) -> Result<Vec<ArrayRef>> {
         let mut sums: Vec<S> = vec![S::default(); self.customers];
         let add = |sums: &mut Vec<S>, customer: usize, slot: usize| merge(&mut sums[customer], &states[slot]);
-        self.walk(windows, &mut sums, |sums| sums.fill(S::default()), add, |sums| finish(sums))
+        self.walk(outputs, &mut sums, |sums| sums.fill(S::default()), add, |sums, output| finish(sums, output))
     }
 
     /// Windows that begin with one bucket are merged one from the other: `reset` empties the sums, `add` adds a customer's
-    /// slot to them, `finish` makes a column of them.
+    /// slot to them, newer ones before older ones, `finish` makes a column of them.
     pub fn walk<T>(
         &self,
-        windows: &[Range<usize>],
+        outputs: &[&Output],
         sums: &mut T,
         reset: impl Fn(&mut T),
         add: impl Fn(&mut T, usize, usize),
-        finish: impl Fn(&T) -> Result<ArrayRef>,
+        finish: impl Fn(&T, &Output) -> Result<ArrayRef>,
     ) -> Result<Vec<ArrayRef>> {
-        let mut order: Vec<usize> = (0..windows.len()).collect();
-        order.sort_by_key(|&w| (windows[w].start, windows[w].end));
-        let mut found: Vec<Option<ArrayRef>> = vec![None; windows.len()];
+        let mut order: Vec<usize> = (0..outputs.len()).collect();
+        order.sort_by_key(|&w| (outputs[w].window.start, outputs[w].window.end));
+        let mut found: Vec<Option<ArrayRef>> = vec![None; outputs.len()];
         let mut done: Option<Range<usize>> = None;
         for w in order {
-            let window = &windows[w];
+            let window = &outputs[w].window;
             let merged = match done.take() {
                 Some(done) if done.start == window.start => done.end,
                 _ => {
@@ -135,49 +162,90 @@ impl Slots {
                 add(sums, *customer as usize, *slot as usize);
             }
             done = Some(window.start..window.end.max(merged));
-            found[w] = Some(finish(sums)?);
+            found[w] = Some(finish(sums, outputs[w])?);
         }
         found.into_iter().map(|array| array.ok_or_else(|| Error::infra("a window was left out"))).collect()
     }
 }
 
-/// An aggregate at work.
-pub(super) trait Accumulator: Send {
+/// A column that is wanted of an aggregate.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Output {
+    /// What is made of the states: of a sum and its count, say, the sum or the average.
+    pub function: Function,
+    pub data_type: DataType,
+    /// The buckets that it sees.
+    pub window: Range<usize>,
+}
+
+/// Slots that are put together: pairs of a new slot and an old one, newer old ones before older ones.
+#[derive(Debug, Default)]
+pub(super) struct Groups {
+    /// How many new slots there are.
+    pub count: usize,
+    pub of: Vec<(u32, u32)>,
+}
+
+impl Groups {
+    /// The states of the new slots.
+    pub fn merged<S: Clone + Default>(&self, states: &[S], merge: impl Fn(&mut S, &S)) -> Vec<S> {
+        let mut sums = vec![S::default(); self.count];
+        self.of.iter().for_each(|(new, old)| merge(&mut sums[*new as usize], &states[*old as usize]));
+        sums
+    }
+}
+
+/// An aggregate at work: rows and written states come first, then [`Accumulator::seal`], then the rest.
+pub(super) trait Accumulator: Send + Sync {
     /// Adds rows; there are now so many slots.
     fn add(&mut self, rows: &Rows<'_>, slots: usize) -> Result<()>;
-    /// The column of each window.
-    fn finish(&mut self, slots: &Slots, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>>;
+
+    /// Adds states that were written down, a new slot for each, `first` the first of them.
+    fn load(&mut self, first: usize, states: &[ArrayRef]) -> Result<()>;
+
+    /// Nothing more comes; there are so many slots.
+    fn seal(&mut self, slots: usize);
+
+    /// The column of each output.
+    fn finish(&self, slots: &Slots, outputs: &[&Output]) -> Result<Vec<ArrayRef>>;
+
+    /// The states of groups of slots, to be written down: as many columns as [`Function::state_columns`] says.
+    fn export(&self, groups: &Groups) -> Result<Vec<ArrayRef>>;
+
     /// A slot that has more rows than it may.
     fn repeated(&self) -> Option<u32> {
         None
     }
 }
 
-/// The accumulator of an aggregate whose column has this type.
-pub(super) fn accumulator(function: &Function, output: &DataType) -> Box<dyn Accumulator> {
+/// The accumulator of an aggregate.
+pub(super) fn accumulator(function: &Function) -> Box<dyn Accumulator> {
     use Function::{
         Average, Count, Deviation, Distinct as Different, DistinctDays, First, FirstNumber, Gap, Greatest,
-        GreatestDouble, GreatestInteger, Last, Least, LeastDouble, LeastInteger, SumDoubles, SumIntegers, Variance,
+        GreatestDouble, GreatestInteger, Last, Least, LeastDouble, LeastInteger, LooseGap, SumDoubles, SumIntegers,
+        Variance, WholeDays,
     };
-    let output = output.clone();
     match function {
         Count => Box::new(Counts::default()),
         Different => Box::new(Distinct::new()),
         DistinctDays => Box::new(Distinct::days()),
-        SumIntegers => Box::new(IntegerSums { states: Vec::new(), output }),
-        SumDoubles | Average | Variance { .. } | Deviation { .. } => Box::new(Moments::new(function.clone())),
-        LeastInteger => Box::new(Extremes::<i64> { states: Vec::new(), better: |new, old| new < old, output }),
-        GreatestInteger => Box::new(Extremes::<i64> { states: Vec::new(), better: |new, old| new > old, output }),
+        WholeDays => Box::new(Days::new()),
+        SumIntegers => Box::new(IntegerSums::default()),
+        SumDoubles | Average => Box::new(Moments::new(false)),
+        Variance { .. } | Deviation { .. } => Box::new(Moments::new(true)),
+        LeastInteger => Box::new(Extremes::<i64> { states: Vec::new(), better: |new, old| new < old }),
+        GreatestInteger => Box::new(Extremes::<i64> { states: Vec::new(), better: |new, old| new > old }),
         // NaN is less and greater than any number: one is enough, and the matrix has NULL then.
-        LeastDouble => Box::new(Extremes::<f64> { states: Vec::new(), better: less, output }),
-        GreatestDouble => Box::new(Extremes::<f64> { states: Vec::new(), better: greater, output }),
-        Least => Box::new(Pick::extreme(false, output)),
-        Greatest => Box::new(Pick::extreme(true, output)),
-        FirstNumber { order, last } => Box::new(Leader::new(*order, *last, output)),
-        Gap(statistic) => Box::new(Gaps::new(*statistic)),
-        Function::Only => Box::new(Only::new(output)),
-        First(order) => Box::new(Pick::ordered(order.clone(), false, output)),
-        Last(order) => Box::new(Pick::ordered(order.clone(), true, output)),
+        LeastDouble => Box::new(Extremes::<f64> { states: Vec::new(), better: less }),
+        GreatestDouble => Box::new(Extremes::<f64> { states: Vec::new(), better: greater }),
+        Least => Box::new(Pick::extreme(false)),
+        Greatest => Box::new(Pick::extreme(true)),
+        FirstNumber { order, last } => Box::new(Leader::new(*order, *last)),
+        Gap(_) => Box::new(Gaps::default()),
+        LooseGap(_) => Box::new(LooseGaps::default()),
+        Function::Only => Box::new(Only::default()),
+        First(order) => Box::new(Pick::ordered(order.clone(), false)),
+        Last(order) => Box::new(Pick::ordered(order.clone(), true)),
     }
 }
 
@@ -187,126 +255,6 @@ fn less(new: f64, old: f64) -> bool {
 
 fn greater(new: f64, old: f64) -> bool {
     !old.is_nan() && (new.is_nan() || new.total_cmp(&old).is_gt())
-}
-
-/// How many rows.
-#[derive(Default)]
-struct Counts {
-    states: Vec<i64>,
-}
-
-impl Accumulator for Counts {
-    fn add(&mut self, rows: &Rows<'_>, slots: usize) -> Result<()> {
-        self.states.resize(slots, 0);
-        rows.each(|_, slot| self.states[slot] += 1);
-        Ok(())
-    }
-
-    fn finish(&mut self, slots: &Slots, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>> {
-        let add = |sum: &mut i64, state: &i64| *sum += state;
-        slots.merged(windows, &self.states, add, |sums| Ok(Arc::new(Int64Array::from(sums.to_vec()))))
-    }
-}
-
-/// Sums of integers, which wrap as SQL's do; unsigned ones wrap alike.
-struct IntegerSums {
-    states: Vec<Option<i64>>,
-    output: DataType,
-}
-
-impl Accumulator for IntegerSums {
-    fn add(&mut self, rows: &Rows<'_>, slots: usize) -> Result<()> {
-        self.states.resize(slots, None);
-        let mut add = |slot: usize, x: i64| {
-            let state = &mut self.states[slot];
-            *state = Some(state.unwrap_or(0).wrapping_add(x));
-        };
-        match rows.values.first() {
-            Some(array) if *array.data_type() == DataType::UInt64 => {
-                let numbers = array.as_primitive::<UInt64Type>().values();
-                rows.each(|row, slot| add(slot, numbers[row] as i64));
-            }
-            Some(array) => {
-                let numbers = array.as_primitive::<Int64Type>().values();
-                rows.each(|row, slot| add(slot, numbers[row]));
-            }
-            None => {}
-        }
-        Ok(())
-    }
-
-    fn finish(&mut self, slots: &Slots, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>> {
-        let add = |sum: &mut Option<i64>, state: &Option<i64>| {
-            if let Some(x) = state {
-                *sum = Some(sum.unwrap_or(0).wrapping_add(*x));
-            }
-        };
-        let unsigned = self.output == DataType::UInt64;
-        slots.merged(windows, &self.states, add, |sums| {
-            Ok(match unsigned {
-                true => column::<UInt64Type, _>(sums, |sum| sum.map(|x| x as u64)),
-                false => column::<Int64Type, _>(sums, |sum| *sum),
-            })
-        })
-    }
-}
-
-/// The least or greatest value.
-struct Extremes<N> {
-    states: Vec<Option<N>>,
-    better: fn(N, N) -> bool,
-    output: DataType,
-}
-
-impl<N: Copy> Extremes<N> {
-    fn put(better: fn(N, N) -> bool, state: &mut Option<N>, x: N) {
-        if state.is_none_or(|old| better(x, old)) {
-            *state = Some(x);
-        }
-    }
-
-    fn finished(
-        &self,
-        slots: &Slots,
-        windows: &[Range<usize>],
-        array: impl Fn(&[Option<N>]) -> ArrayRef,
-    ) -> Result<Vec<ArrayRef>> {
-        let better = self.better;
-        let put = |sum: &mut Option<N>, state: &Option<N>| {
-            if let Some(x) = state {
-                Self::put(better, sum, *x);
-            }
-        };
-        slots.merged(windows, &self.states, put, |sums| of_type(&array(sums), &self.output))
-    }
-}
-
-impl Accumulator for Extremes<i64> {
-    fn add(&mut self, rows: &Rows<'_>, slots: usize) -> Result<()> {
-        self.states.resize(slots, None);
-        let Some(array) = rows.values.first() else { return Ok(()) };
-        let numbers = array.as_primitive::<Int64Type>().values();
-        rows.each(|row, slot| Self::put(self.better, &mut self.states[slot], numbers[row]));
-        Ok(())
-    }
-
-    fn finish(&mut self, slots: &Slots, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>> {
-        self.finished(slots, windows, |sums| column::<Int64Type, _>(sums, |sum| *sum))
-    }
-}
-
-impl Accumulator for Extremes<f64> {
-    fn add(&mut self, rows: &Rows<'_>, slots: usize) -> Result<()> {
-        self.states.resize(slots, None);
-        let Some(array) = rows.values.first() else { return Ok(()) };
-        let numbers = array.as_primitive::<Float64Type>().values();
-        rows.each(|row, slot| Self::put(self.better, &mut self.states[slot], numbers[row]));
-        Ok(())
-    }
-
-    fn finish(&mut self, slots: &Slots, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>> {
-        self.finished(slots, windows, |sums| column::<Float64Type, _>(sums, |sum| *sum))
-    }
 }
 
 /// A column of numbers, NULL where there is none.
@@ -324,4 +272,14 @@ pub(super) fn of_type(array: &ArrayRef, output: &DataType) -> Result<ArrayRef> {
         DataType::Date32 if *array.data_type() == DataType::Int64 => cast(&cast(array, &DataType::Int32)?, output)?,
         _ => cast(array, output)?,
     })
+}
+
+/// The numbers of an array, `None` where there is none.
+pub(super) fn optional<T: ArrowPrimitiveType>(array: &ArrayRef) -> impl Iterator<Item = Option<T::Native>> + '_ {
+    array.as_primitive::<T>().iter()
+}
+
+/// The columns of a written state.
+pub(super) fn columns_of<const N: usize>(states: &[ArrayRef]) -> Result<&[ArrayRef; N]> {
+    states.try_into().map_err(|_| Error::infra(format!("a state has {} columns and not {N}", states.len())))
 }

@@ -43,13 +43,51 @@ pub(super) enum Function {
         order: (bool, bool),
         last: bool,
     },
-    /// The days between times.
+    /// Different days in UTC of the time that rows are sorted by, where no bucket cuts a day in two.
+    WholeDays,
+    /// The days between the times that rows are sorted by.
     Gap(Statistic),
+    /// The days between other times.
+    LooseGap(Statistic),
     /// The value of the one row that there is.
     Only,
     /// A value of the row that comes first, or last, in this order: descending and NULL first, per column.
     First(Vec<(bool, bool)>),
     Last(Vec<(bool, bool)>),
+}
+
+impl Function {
+    /// The aggregate whose states this one is made of.
+    pub fn of_states(&self) -> Function {
+        match self {
+            Function::SumDoubles => Function::Average,
+            Function::Variance { .. } | Function::Deviation { .. } => Function::Variance { correction: 1 },
+            Function::Gap(_) => Function::Gap(Statistic::Mean),
+            Function::LooseGap(_) => Function::LooseGap(Statistic::Mean),
+            other => other.clone(),
+        }
+    }
+
+    /// How many columns a written state has; an error says why it is not written down.
+    pub fn state_columns(&self) -> Result<usize, &'static str> {
+        use Function::{
+            Average, Count, Deviation, Distinct, DistinctDays, First, FirstNumber, Gap, Greatest, GreatestDouble,
+            GreatestInteger, Last, Least, LeastDouble, LeastInteger, LooseGap, Only, SumDoubles, SumIntegers, Variance,
+            WholeDays,
+        };
+        Ok(match self {
+            Count | Distinct | DistinctDays | WholeDays | SumIntegers => 1,
+            LeastInteger | GreatestInteger | LeastDouble | GreatestDouble => 1,
+            SumDoubles | Average => 4,
+            Variance { .. } | Deviation { .. } => 7,
+            Least | Greatest => 2,
+            FirstNumber { .. } => 3,
+            Gap(_) => 5,
+            First(order) | Last(order) => 2 + order.len(),
+            LooseGap(_) => return Err("gaps of another time than the event time have to see every row"),
+            Only => return Err("a table with one row per customer is read as it is"),
+        })
+    }
 }
 
 /// An aggregate of a file.
@@ -85,7 +123,7 @@ impl Recipient {
         }
         let (function, arguments) = match name.as_str() {
             "count" if params.distinct => match day_of(argument, schema).map_err(engine)? {
-                Some(time) => (Function::DistinctDays, vec![microseconds().into_iter().fold(time, cast)]),
+                Some(time) => (Function::DistinctDays, vec![in_microseconds(&time)]),
                 None => (Function::Distinct, vec![argument.clone()]),
             },
             "count" => match argument {
@@ -140,10 +178,7 @@ impl Recipient {
                 }
             }
             _ => match Statistic::named(&name) {
-                Some(statistic) => {
-                    let steps = microseconds();
-                    (Function::Gap(statistic), vec![steps.into_iter().fold(argument.clone(), cast)])
-                }
+                Some(statistic) => (Function::Gap(statistic), vec![in_microseconds(argument)]),
                 None => return Err(not_here()),
             },
         };
@@ -184,6 +219,11 @@ fn day_of(expr: &Expr, schema: &DFSchema) -> datafusion::error::Result<Option<Ex
         _ => false,
     };
     Ok(utc.then(|| time.clone()))
+}
+
+/// A time as the microseconds that days and gaps are taken of.
+pub(super) fn in_microseconds(time: &Expr) -> Expr {
+    microseconds().into_iter().fold(time.clone(), cast)
 }
 
 /// A number ordered by one time, then, so that no tie is left, by itself: the number and the time.

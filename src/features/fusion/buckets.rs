@@ -15,20 +15,43 @@ use crate::{AsOf, Error, Result};
 #[derive(Debug, Clone, Default)]
 pub(super) struct Buckets {
     edges: Vec<i64>,
+    /// Whether every edge is a midnight of UTC, today and at any other date.
+    days: bool,
 }
 
 impl Buckets {
     /// The buckets of these spans over a time of this type; spans without an end have no edge.
     pub fn of<'a>(spans: impl Iterator<Item = &'a Span>, time_type: &DataType) -> Result<Self> {
-        let mut edges = Vec::new();
-        for span in spans {
-            for day in span.from.into_iter().chain(span.until) {
-                edges.push(number(day, time_type)?);
-            }
+        Self::between(spans.flat_map(|span| span.from.into_iter().chain(span.until)), time_type)
+    }
+
+    /// The buckets between these days.
+    pub fn between(days: impl Iterator<Item = AsOf>, time_type: &DataType) -> Result<Self> {
+        let (mut edges, mut whole) = (Vec::new(), true);
+        for day in days {
+            edges.push(number(day, time_type)?);
+            whole &= matches!(day.timezone(), chrono_tz::UTC | chrono_tz::Etc::UTC);
         }
         edges.sort_unstable_by(|a, b| b.cmp(a));
         edges.dedup();
-        Ok(Buckets { edges })
+        Ok(Buckets { edges, days: whole })
+    }
+
+    /// Whether no bucket cuts a day of UTC in two.
+    pub fn are_days(&self) -> bool {
+        self.days
+    }
+
+    /// The buckets of finer ones that a range of these is made of; the edges of these are among those of the others.
+    pub fn in_finer(&self, window: &Range<usize>, finer: &Buckets) -> Range<usize> {
+        let bucket = |bucket: usize| match bucket.checked_sub(1) {
+            None => 0,
+            Some(edge) => match self.edges.get(edge) {
+                Some(edge) => finer.edges.partition_point(|e| e > edge) + 1,
+                None => finer.count(),
+            },
+        };
+        bucket(window.start)..bucket(window.end)
     }
 
     /// How many there are.

@@ -1,16 +1,16 @@
 //! How many different values there are: a value is a number of its own, and of each the newest bucket counts.
 
-use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Int64Type};
+use arrow::array::{Array, ArrayRef, AsArray, DictionaryArray, Int32Array, Int64Array, ListArray};
+use arrow::buffer::OffsetBuffer;
+use arrow::compute::{cast, take};
+use arrow::datatypes::{DataType, Field, Int32Type, Int64Type};
 use arrow::row::{RowConverter, SortField};
 use datafusion::common::HashMap;
 
-use super::accumulator::{Accumulator, Rows, Slots};
-use crate::Result;
+use super::accumulator::{Accumulator, Groups, Output, Rows, Slots, columns_of};
+use crate::{Error, Result};
 
 /// 64 MB of bits; more values than fit there are sorted.
 const MOST_WORDS: usize = 8 << 20;
@@ -18,18 +18,72 @@ const MOST_WORDS: usize = 8 << 20;
 /// The values of each slot, as pairs of slot and number.
 #[derive(Default)]
 pub(super) struct Distinct {
-    numbers: HashMap<i64, u32>,
-    texts: HashMap<Box<[u8]>, u32>,
+    values: Values,
     /// Slot and value, the slot in the upper half.
     pairs: Vec<u64>,
     /// How many pairs the last clean-up left.
     clean: usize,
     /// What a number is divided by: values that come to the same are one.
     unit: i64,
+    sorted: OnceLock<Vec<u64>>,
+}
+
+/// The number of every value that came.
+#[derive(Default)]
+struct Values {
+    numbers: HashMap<i64, u32>,
+    /// Any other type: as a row format writes it.
+    texts: HashMap<Box<[u8]>, u32>,
+    converter: Option<RowConverter>,
 }
 
 /// Microseconds.
-const DAY: i64 = 86_400_000_000;
+pub(super) const DAY: i64 = 86_400_000_000;
+
+impl Values {
+    fn len(&self) -> usize {
+        self.numbers.len().max(self.texts.len())
+    }
+
+    fn of_number(&mut self, number: i64) -> u32 {
+        let next = self.numbers.len() as u32;
+        *self.numbers.entry(number).or_insert(next)
+    }
+
+    fn of_text(&mut self, text: &[u8]) -> u32 {
+        match self.texts.get(text) {
+            Some(value) => *value,
+            None => {
+                let next = self.texts.len() as u32;
+                self.texts.insert(text.into(), next);
+                next
+            }
+        }
+    }
+
+    /// Writes values down, to be looked up.
+    fn converted(&mut self, array: &ArrayRef) -> Result<arrow::row::Rows> {
+        let converter = match &mut self.converter {
+            Some(converter) => converter,
+            None => self.converter.insert(RowConverter::new(vec![SortField::new(array.data_type().clone())])?),
+        };
+        Ok(converter.convert_columns(&[Arc::clone(array)])?)
+    }
+
+    /// Every value, in the order of their numbers.
+    fn array(&self) -> Result<ArrayRef> {
+        let Some(converter) = &self.converter else {
+            let mut numbers = vec![0; self.numbers.len()];
+            self.numbers.iter().for_each(|(number, value)| numbers[*value as usize] = *number);
+            return Ok(Arc::new(Int64Array::from(numbers)));
+        };
+        let mut texts: Vec<&[u8]> = vec![&[]; self.texts.len()];
+        self.texts.iter().for_each(|(text, value)| texts[*value as usize] = text);
+        let parser = converter.parser();
+        let arrays = converter.convert_rows(texts.into_iter().map(|text| parser.parse(text)))?;
+        arrays.into_iter().next().ok_or_else(|| Error::infra("a value is lost"))
+    }
+}
 
 impl Distinct {
     /// Different values.
@@ -48,27 +102,65 @@ impl Distinct {
         self.pairs.dedup();
         self.clean = self.pairs.len();
     }
+
+    /// How many values each slot has.
+    pub fn counts(&self, slots: usize) -> Vec<i64> {
+        let words = self.words();
+        let mut counts = vec![0; slots];
+        if slots.saturating_mul(words) <= MOST_WORDS {
+            let bits = self.bits(slots, words);
+            counts.iter_mut().zip(bits.chunks(words)).for_each(|(count, bits)| *count = ones(bits));
+        } else {
+            self.sorted().iter().for_each(|pair| counts[(pair >> 32) as usize] += 1);
+        }
+        counts
+    }
+
+    fn words(&self) -> usize {
+        self.values.len().div_ceil(64).max(1)
+    }
+
+    /// A bit per value and slot.
+    fn bits(&self, slots: usize, words: usize) -> Vec<u64> {
+        let mut bits = vec![0u64; slots * words];
+        for pair in &self.pairs {
+            let (slot, value) = parts(*pair);
+            bits[slot * words + value / 64] |= 1 << (value % 64);
+        }
+        bits
+    }
+
+    /// The different pairs, slot by slot.
+    fn sorted(&self) -> &[u64] {
+        self.sorted.get_or_init(|| {
+            let mut pairs = self.pairs.clone();
+            pairs.sort_unstable();
+            pairs.dedup();
+            pairs
+        })
+    }
+}
+
+/// The slot and the value of a pair.
+fn parts(pair: u64) -> (usize, usize) {
+    ((pair >> 32) as usize, (pair & u64::from(u32::MAX)) as usize)
+}
+
+fn pair_of(slot: usize, value: u32) -> u64 {
+    (slot as u64) << 32 | u64::from(value)
+}
+
+fn ones(bits: &[u64]) -> i64 {
+    bits.iter().map(|word| i64::from(word.count_ones())).sum()
 }
 
 impl Accumulator for Distinct {
     fn add(&mut self, rows: &Rows<'_>, _slots: usize) -> Result<()> {
         let Some(&array) = rows.values.first() else { return Ok(()) };
-        let pairs = &mut self.pairs;
-        let mut push = |slot: usize, value: u32| pairs.push((slot as u64) << 32 | u64::from(value));
-        match array.data_type() {
-            DataType::Boolean
-            | DataType::Date32
-            | DataType::Timestamp(..)
-            | DataType::Int8
-            | DataType::Int16
-            | DataType::Int32
-            | DataType::Int64 => {
-                let numbers = match array.data_type() {
-                    DataType::Date32 => cast(&cast(array, &DataType::Int32)?, &DataType::Int64)?,
-                    _ => cast(array, &DataType::Int64)?,
-                };
+        match whole_numbers(array)? {
+            Some(numbers) => {
                 let numbers = numbers.as_primitive::<Int64Type>().values();
-                let (known, unit) = (&mut self.numbers, self.unit);
+                let (values, pairs, unit) = (&mut self.values, &mut self.pairs, self.unit);
                 // Rows of a day, or of a product, lie together: where the last one's begins, and its number.
                 let mut last: Option<(i64, u32)> = None;
                 rows.each(|row, slot| {
@@ -77,31 +169,19 @@ impl Accumulator for Distinct {
                         Some((begin, value)) if (x.wrapping_sub(begin) as u64) < unit as u64 => value,
                         _ => {
                             let begin = x.div_euclid(unit).wrapping_mul(unit);
-                            let next = known.len() as u32;
-                            let value = *known.entry(begin).or_insert(next);
+                            let value = values.of_number(begin);
                             last = Some((begin, value));
                             value
                         }
                     };
-                    push(slot, value);
+                    pairs.push(pair_of(slot, value));
                 });
             }
-            _ => {
-                let converter = RowConverter::new(vec![SortField::new(array.data_type().clone())])?;
-                let texts = converter.convert_columns(&rows.sliced())?;
-                let known = &mut self.texts;
+            None => {
+                let texts = self.values.converted(&array.slice(rows.from, rows.slots.len()))?;
+                let (values, pairs) = (&mut self.values, &mut self.pairs);
                 rows.each(|row, slot| {
-                    let text = texts.row(row - rows.from);
-                    let text: &[u8] = text.as_ref();
-                    let value = match known.get(text) {
-                        Some(value) => *value,
-                        None => {
-                            let next = known.len() as u32;
-                            known.insert(text.into(), next);
-                            next
-                        }
-                    };
-                    push(slot, value);
+                    pairs.push(pair_of(slot, values.of_text(texts.row(row - rows.from).as_ref())));
                 });
             }
         }
@@ -111,50 +191,110 @@ impl Accumulator for Distinct {
         Ok(())
     }
 
-    fn finish(&mut self, slots: &Slots, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>> {
-        let words = self.numbers.len().max(self.texts.len()).div_ceil(64).max(1);
-        if slots.count.saturating_mul(words) <= MOST_WORDS {
-            return self.by_bits(slots, windows, words);
+    fn load(&mut self, first: usize, states: &[ArrayRef]) -> Result<()> {
+        let [lists] = columns_of(states)?;
+        let lists = lists.as_list::<i32>();
+        let offsets = lists.value_offsets();
+        let (begin, end) = (offsets[0] as usize, offsets[lists.len()] as usize);
+        let items = lists.values().slice(begin, end - begin);
+        let numbers: Vec<u32> = match items.as_dictionary_opt::<Int32Type>() {
+            Some(dictionary) => {
+                let texts = self.values.converted(dictionary.values())?;
+                let known: Vec<u32> =
+                    (0..texts.num_rows()).map(|row| self.values.of_text(texts.row(row).as_ref())).collect();
+                dictionary.keys().values().iter().map(|key| known[*key as usize]).collect()
+            }
+            None if *items.data_type() == DataType::Int64 => {
+                items.as_primitive::<Int64Type>().values().iter().map(|x| self.values.of_number(*x)).collect()
+            }
+            None => {
+                let texts = self.values.converted(&items)?;
+                (0..texts.num_rows()).map(|row| self.values.of_text(texts.row(row).as_ref())).collect()
+            }
+        };
+        for (row, ends) in offsets.windows(2).enumerate() {
+            let values = &numbers[ends[0] as usize - begin..ends[1] as usize - begin];
+            self.pairs.extend(values.iter().map(|value| pair_of(first + row, *value)));
         }
-        self.by_sorting(slots, windows)
+        Ok(())
+    }
+
+    fn seal(&mut self, _slots: usize) {}
+
+    fn finish(&self, slots: &Slots, outputs: &[&Output]) -> Result<Vec<ArrayRef>> {
+        let words = self.words();
+        if slots.count.saturating_mul(words) <= MOST_WORDS {
+            return self.by_bits(slots, outputs, words);
+        }
+        self.by_sorting(slots, outputs)
+    }
+
+    fn export(&self, groups: &Groups) -> Result<Vec<ArrayRef>> {
+        let pairs = self.sorted();
+        let mut found: Vec<u64> = Vec::new();
+        for (new, old) in &groups.of {
+            let begin = pairs.partition_point(|pair| (pair >> 32) < u64::from(*old));
+            let own = pairs[begin..].iter().take_while(|pair| (*pair >> 32) == u64::from(*old));
+            found.extend(own.map(|pair| pair_of(*new as usize, *pair as u32)));
+        }
+        found.sort_unstable();
+        found.dedup();
+        let mut lengths = vec![0; groups.count];
+        found.iter().for_each(|pair| lengths[parts(*pair).0] += 1);
+        let values = self.values.array()?;
+        let places = Int32Array::from_iter_values(found.iter().map(|pair| *pair as u32 as i32));
+        let items: ArrayRef = match values.data_type() {
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
+                Arc::new(DictionaryArray::<Int32Type>::try_new(places, cast(&values, &DataType::Utf8)?)?)
+            }
+            _ => take(&values, &places, None)?,
+        };
+        let field = Arc::new(Field::new_list_field(items.data_type().clone(), true));
+        Ok(vec![Arc::new(ListArray::try_new(field, OffsetBuffer::from_lengths(lengths), items, None)?)])
     }
 }
 
+/// Values that are numbers as such.
+fn whole_numbers(array: &ArrayRef) -> Result<Option<ArrayRef>> {
+    use DataType::{Boolean, Date32, Int8, Int16, Int32, Int64, Timestamp};
+    Ok(match array.data_type() {
+        Date32 => Some(cast(&cast(array, &Int32)?, &Int64)?),
+        Boolean | Timestamp(..) | Int8 | Int16 | Int32 | Int64 => Some(cast(array, &Int64)?),
+        _ => None,
+    })
+}
+
 impl Distinct {
-    /// A bit per value and slot; a window's are the union of its buckets'.
-    fn by_bits(&mut self, slots: &Slots, windows: &[Range<usize>], words: usize) -> Result<Vec<ArrayRef>> {
-        let mut bits = vec![0u64; slots.count * words];
-        for pair in std::mem::take(&mut self.pairs) {
-            let (slot, value) = ((pair >> 32) as usize, (pair & u64::from(u32::MAX)) as usize);
-            bits[slot * words + value / 64] |= 1 << (value % 64);
-        }
+    /// A window's values are the union of its buckets'.
+    fn by_bits(&self, slots: &Slots, outputs: &[&Output], words: usize) -> Result<Vec<ArrayRef>> {
+        let bits = self.bits(slots.count, words);
         let mut sums = vec![0u64; slots.customers * words];
         let add = |sums: &mut Vec<u64>, customer: usize, slot: usize| {
             let of_slot = &bits[slot * words..][..words];
             sums[customer * words..][..words].iter_mut().zip(of_slot).for_each(|(sum, bits)| *sum |= bits);
         };
-        let count = |sums: &Vec<u64>| -> Result<ArrayRef> {
-            let counts = sums.chunks(words).map(|bits| bits.iter().map(|word| i64::from(word.count_ones())).sum());
-            Ok(Arc::new(Int64Array::from_iter_values(counts)))
+        let count = |sums: &Vec<u64>, _: &Output| -> Result<ArrayRef> {
+            Ok(Arc::new(Int64Array::from_iter_values(sums.chunks(words).map(ones))))
         };
-        slots.walk(windows, &mut sums, |sums| sums.fill(0), add, count)
+        slots.walk(outputs, &mut sums, |sums| sums.fill(0), add, count)
     }
 
     /// Every value of a customer with its buckets, the newest first.
-    fn by_sorting(&mut self, slots: &Slots, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>> {
+    fn by_sorting(&self, slots: &Slots, outputs: &[&Output]) -> Result<Vec<ArrayRef>> {
         let owners = slots.owners();
-        let values = self.numbers.len().max(self.texts.len()).max(1) as u64;
-        let owned = |pair: u64| {
-            let (customer, bucket) = owners[(pair >> 32) as usize];
-            (u64::from(customer) * values + (pair & u64::from(u32::MAX)), bucket)
+        let values = self.values.len().max(1) as u64;
+        let owned = |pair: &u64| {
+            let (slot, value) = parts(*pair);
+            let (customer, bucket) = owners[slot]?;
+            Some((u64::from(customer) * values + value as u64, bucket))
         };
-        let mut found: Vec<(u64, u32)> = std::mem::take(&mut self.pairs).into_iter().map(owned).collect();
+        let mut found: Vec<(u64, u32)> = self.pairs.iter().filter_map(owned).collect();
         found.sort_unstable();
         found.dedup();
-        let columns = windows.iter().map(|window| {
+        let columns = outputs.iter().map(|output| {
             let mut counts = vec![0i64; slots.customers];
             let mut last = None;
-            for (value, _) in found.iter().filter(|(_, bucket)| window.contains(&(*bucket as usize))) {
+            for (value, _) in found.iter().filter(|(_, bucket)| output.window.contains(&(*bucket as usize))) {
                 if last.replace(*value) != Some(*value) {
                     counts[(value / values) as usize] += 1;
                 }

@@ -1,11 +1,11 @@
 //! The number of the row that comes first or last by a time: the common case of [`super::pick`], without writing rows down.
 
-use std::ops::Range;
+use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
 
-use super::accumulator::{Accumulator, Rows, Slots, column, of_type};
+use super::accumulator::{Accumulator, Groups, Output, Rows, Slots, column, columns_of, of_type, optional};
 use crate::{Error, Result};
 
 /// Where a row stands: by its time, then by its number. NULL comes before or after everything.
@@ -18,13 +18,14 @@ pub(super) struct FirstNumber {
     /// Whether the time is sorted descending, and NULL first.
     order: (bool, bool),
     last: bool,
-    output: DataType,
+    /// Whether the numbers are doubles.
+    doubles: bool,
     states: Vec<Option<Place>>,
 }
 
 impl FirstNumber {
-    pub fn new(order: (bool, bool), last: bool, output: DataType) -> Self {
-        FirstNumber { order, last, output, states: Vec::new() }
+    pub fn new(order: (bool, bool), last: bool) -> Self {
+        FirstNumber { order, last, doubles: false, states: Vec::new() }
     }
 
     fn time(&self, time: Option<i64>) -> i128 {
@@ -35,6 +36,26 @@ impl FirstNumber {
             (Some(time), (false, _)) => i128::from(time),
         }
     }
+
+    /// The time of a place.
+    fn time_of(&self, (time, _): Place) -> Option<i64> {
+        let time = if self.order.0 { time.checked_neg() } else { Some(time) };
+        time.and_then(|time| i64::try_from(time).ok())
+    }
+
+    fn merge(&self) -> impl Fn(&mut Option<Place>, &Option<Place>) + use<> {
+        let last = self.last;
+        move |sum, state| {
+            if let Some(place) = state {
+                lead(last, sum, *place);
+            }
+        }
+    }
+}
+
+/// The number of a place, doubles as [`ordered`] has them.
+fn number(state: &Option<Place>) -> Option<i64> {
+    state.map(|(_, number)| number).filter(|number| *number != NO_NUMBER).map(|number| number as i64)
 }
 
 fn lead(last: bool, state: &mut Option<Place>, new: Place) {
@@ -59,6 +80,7 @@ impl Accumulator for FirstNumber {
         let [number, time, ..] = rows.values.as_slice() else {
             return Err(Error::infra("a row is ordered by nothing"));
         };
+        self.doubles = *number.data_type() == DataType::Float64;
         let times = time.as_primitive::<Int64Type>();
         let there = |row: usize| number.is_valid(row);
         let mut states = std::mem::take(&mut self.states);
@@ -80,17 +102,42 @@ impl Accumulator for FirstNumber {
         Ok(())
     }
 
-    fn finish(&mut self, slots: &Slots, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>> {
-        let merge = |sum: &mut Option<Place>, state: &Option<Place>| {
-            if let Some(place) = state {
-                lead(self.last, sum, *place);
-            }
+    fn load(&mut self, first: usize, states: &[ArrayRef]) -> Result<()> {
+        let [there, times, numbers] = columns_of(states)?;
+        self.states.resize(first, None);
+        self.doubles = *numbers.data_type() == DataType::Float64;
+        let numbers: Vec<Option<i64>> = match self.doubles {
+            true => optional::<Float64Type>(numbers).map(|number| number.map(ordered)).collect(),
+            false => optional::<Int64Type>(numbers).collect(),
         };
-        let number = |state: &Option<Place>| state.map(|(_, number)| number).filter(|number| *number != NO_NUMBER);
-        slots.merged(windows, &self.states, merge, |sums| match self.output {
-            DataType::Float64 => Ok(column::<Float64Type, _>(sums, |s| number(s).map(|n| double(n as i64)))),
-            _ => of_type(&column::<Int64Type, _>(sums, |s| number(s).map(|n| n as i64)), &self.output),
+        let rows = optional::<Int64Type>(times).zip(numbers);
+        let places = rows.map(|(time, number)| (self.time(time), number.map_or(NO_NUMBER, i128::from)));
+        let there = there.as_boolean().values().iter();
+        let states: Vec<Option<Place>> = there.zip(places).map(|(there, place)| there.then_some(place)).collect();
+        self.states.extend(states);
+        Ok(())
+    }
+
+    fn seal(&mut self, slots: usize) {
+        self.states.resize(slots, None);
+    }
+
+    fn finish(&self, slots: &Slots, outputs: &[&Output]) -> Result<Vec<ArrayRef>> {
+        slots.merged(outputs, &self.states, self.merge(), |sums, output| match output.data_type {
+            DataType::Float64 => Ok(column::<Float64Type, _>(sums, |s| number(s).map(double))),
+            _ => of_type(&column::<Int64Type, _>(sums, number), &output.data_type),
         })
+    }
+
+    fn export(&self, groups: &Groups) -> Result<Vec<ArrayRef>> {
+        let states = groups.merged(&self.states, self.merge());
+        let there = BooleanArray::from(states.iter().map(Option::is_some).collect::<Vec<_>>());
+        let times = column::<Int64Type, _>(&states, |state| self.time_of((*state)?));
+        let numbers = match self.doubles {
+            true => column::<Float64Type, _>(&states, |state| number(state).map(double)),
+            false => column::<Int64Type, _>(&states, number),
+        };
+        Ok(vec![Arc::new(there), times, numbers])
     }
 }
 

@@ -1,50 +1,119 @@
 //! The days between consecutive times of a customer, in whole microseconds until the end: exact in any order.
 
-use std::ops::Range;
-
 use arrow::array::{ArrayRef, AsArray};
 use arrow::datatypes::{Float64Type, Int64Type};
 
-use super::accumulator::{Accumulator, Rows, Slots, column};
-use crate::Result;
-use crate::features::gap::{Gap, Statistic};
+use super::accumulator::{Accumulator, Groups, Output, Rows, Slots, column, columns_of, optional};
+use super::aggregate::Function;
+use crate::features::gap::Gap;
+use crate::{Error, Result};
 
-/// The times of each slot.
+/// The gaps within each slot. Slots of a customer lie one after the other in time, so that the gap between them is that between
+/// the last time of the one and the first of the other.
+#[derive(Default)]
 pub(super) struct Gaps {
-    statistic: Statistic,
+    /// The times of rows, and their slots.
     times: Vec<(u32, i64)>,
-}
-
-impl Gaps {
-    pub fn new(statistic: Statistic) -> Self {
-        Gaps { statistic, times: Vec::new() }
-    }
+    states: Vec<Gap>,
 }
 
 impl Accumulator for Gaps {
     fn add(&mut self, rows: &Rows<'_>, _slots: usize) -> Result<()> {
-        let Some(array) = rows.values.first() else { return Ok(()) };
-        let numbers = array.as_primitive::<Int64Type>().values();
-        let times = &mut self.times;
-        rows.each(|row, slot| times.push((slot as u32, numbers[row])));
+        collect(rows, &mut self.times);
         Ok(())
     }
 
-    fn finish(&mut self, slots: &Slots, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>> {
-        let owners = slots.owners();
-        let owner = |(slot, time): (u32, i64)| {
-            let (customer, bucket) = owners[slot as usize];
-            (customer, time, bucket)
-        };
-        let mut times: Vec<(u32, i64, u32)> = std::mem::take(&mut self.times).into_iter().map(owner).collect();
+    fn load(&mut self, first: usize, states: &[ArrayRef]) -> Result<()> {
+        let [firsts, lasts, counts, high, low] = columns_of(states)?;
+        self.states.resize(first, Gap::default());
+        let [counts, high, low] = [counts, high, low].map(|column| column.as_primitive::<Int64Type>().values());
+        let times = optional::<Int64Type>(firsts).zip(optional::<Int64Type>(lasts));
+        self.states.extend(times.enumerate().map(|(row, (first, last))| {
+            let squares = (i128::from(high[row]) << 64) | i128::from(low[row] as u64);
+            Gap::from_parts(first.zip(last), counts[row] as u64, squares)
+        }));
+        Ok(())
+    }
+
+    fn seal(&mut self, slots: usize) {
+        self.states.resize(slots, Gap::default());
+        let mut times = std::mem::take(&mut self.times);
         times.sort_unstable();
-        let columns = windows.iter().map(|window| {
+        times.iter().for_each(|(slot, time)| self.states[*slot as usize].next(*time));
+    }
+
+    fn finish(&self, slots: &Slots, outputs: &[&Output]) -> Result<Vec<ArrayRef>> {
+        slots.merged(outputs, &self.states, Gap::precede, |gaps, output| match output.function {
+            Function::Gap(statistic) => Ok(column::<Float64Type, _>(gaps, |gap| statistic.of(gap))),
+            _ => Err(not_gaps()),
+        })
+    }
+
+    fn export(&self, groups: &Groups) -> Result<Vec<ArrayRef>> {
+        let gaps = groups.merged(&self.states, Gap::precede);
+        let number = |of: fn(&Gap) -> Option<i64>| column::<Int64Type, _>(&gaps, of);
+        Ok(vec![
+            number(|gap| Some(gap.times()?.0)),
+            number(|gap| Some(gap.times()?.1)),
+            number(|gap| Some(gap.count() as i64)),
+            number(|gap| Some((gap.squares() >> 64) as i64)),
+            number(|gap| Some(gap.squares() as i64)),
+        ])
+    }
+}
+
+/// Gaps between times that the buckets do not follow, such as those of deliveries in windows of orders.
+#[derive(Default)]
+pub(super) struct LooseGaps {
+    times: Vec<(u32, i64)>,
+}
+
+impl Accumulator for LooseGaps {
+    fn add(&mut self, rows: &Rows<'_>, _slots: usize) -> Result<()> {
+        collect(rows, &mut self.times);
+        Ok(())
+    }
+
+    fn load(&mut self, _first: usize, _states: &[ArrayRef]) -> Result<()> {
+        Err(not_written())
+    }
+
+    fn seal(&mut self, _slots: usize) {}
+
+    fn finish(&self, slots: &Slots, outputs: &[&Output]) -> Result<Vec<ArrayRef>> {
+        let owners = slots.owners();
+        let owned = |(slot, time): &(u32, i64)| {
+            let (customer, bucket) = owners[*slot as usize]?;
+            Some((customer, *time, bucket))
+        };
+        let mut times: Vec<(u32, i64, u32)> = self.times.iter().filter_map(owned).collect();
+        times.sort_unstable();
+        let columns = outputs.iter().map(|output| {
+            let Function::LooseGap(statistic) = output.function else { return Err(not_gaps()) };
             let mut gaps = vec![Gap::default(); slots.customers];
-            for (customer, time, _) in times.iter().filter(|(.., bucket)| window.contains(&(*bucket as usize))) {
+            for (customer, time, _) in times.iter().filter(|(.., bucket)| output.window.contains(&(*bucket as usize))) {
                 gaps[*customer as usize].next(*time);
             }
-            Ok(column::<Float64Type, _>(&gaps, |gap| self.statistic.of(gap)))
+            Ok(column::<Float64Type, _>(&gaps, |gap| statistic.of(gap)))
         });
         columns.collect()
     }
+
+    fn export(&self, _groups: &Groups) -> Result<Vec<ArrayRef>> {
+        Err(not_written())
+    }
+}
+
+fn collect(rows: &Rows<'_>, times: &mut Vec<(u32, i64)>) {
+    let Some(array) = rows.values.first() else { return };
+    let numbers = array.as_primitive::<Int64Type>().values();
+    rows.each(|row, slot| times.push((slot as u32, numbers[row])));
+}
+
+fn not_written() -> Error {
+    Error::infra("gaps of another time than that of the windows have no states")
+}
+
+fn not_gaps() -> Error {
+    Error::infra("gaps are asked for something else")
 }

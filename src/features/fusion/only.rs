@@ -1,30 +1,20 @@
 //! The one row of a customer in a table that has one row per customer.
 
-use std::ops::Range;
-use std::sync::Arc;
-
 use arrow::array::{Array, ArrayRef, new_null_array};
 use arrow::compute::interleave;
-use arrow::datatypes::DataType;
 
-use super::accumulator::{Accumulator, Rows, Slots, of_type};
-use crate::Result;
+use super::accumulator::{Accumulator, Groups, Output, Rows, Slots, of_type};
+use crate::{Error, Result};
 
 /// Where the row of a slot lies: in which array, and where in it.
 type Place = Option<(u32, u32)>;
 
 /// A value of the row of each slot.
+#[derive(Default)]
 pub(super) struct Only {
-    output: DataType,
     arrays: Vec<ArrayRef>,
     states: Vec<Place>,
     repeated: Option<u32>,
-}
-
-impl Only {
-    pub fn new(output: DataType) -> Self {
-        Only { output, arrays: Vec::new(), states: Vec::new(), repeated: None }
-    }
 }
 
 impl Accumulator for Only {
@@ -45,18 +35,33 @@ impl Accumulator for Only {
         self.repeated
     }
 
-    fn finish(&mut self, slots: &Slots, windows: &[Range<usize>]) -> Result<Vec<ArrayRef>> {
+    fn load(&mut self, _first: usize, _states: &[ArrayRef]) -> Result<()> {
+        Err(not_written())
+    }
+
+    fn seal(&mut self, slots: usize) {
+        self.states.resize(slots, None);
+    }
+
+    fn finish(&self, slots: &Slots, outputs: &[&Output]) -> Result<Vec<ArrayRef>> {
         let Some(first) = self.arrays.first() else {
-            let nothing = new_null_array(&self.output, slots.customers);
-            return Ok(windows.iter().map(|_| Arc::clone(&nothing)).collect());
+            return Ok(outputs.iter().map(|output| new_null_array(&output.data_type, slots.customers)).collect());
         };
         let null = new_null_array(first.data_type(), 1);
         let sources: Vec<&dyn Array> =
             std::iter::once(null.as_ref()).chain(self.arrays.iter().map(AsRef::as_ref)).collect();
         let put = |sum: &mut Place, state: &Place| *sum = state.or(*sum);
-        slots.merged(windows, &self.states, put, |sums| {
+        slots.merged(outputs, &self.states, put, |sums, output| {
             let place = |place: &Place| place.map_or((0, 0), |(array, row)| (array as usize + 1, row as usize));
-            of_type(&interleave(&sources, &sums.iter().map(place).collect::<Vec<_>>())?, &self.output)
+            of_type(&interleave(&sources, &sums.iter().map(place).collect::<Vec<_>>())?, &output.data_type)
         })
     }
+
+    fn export(&self, _groups: &Groups) -> Result<Vec<ArrayRef>> {
+        Err(not_written())
+    }
+}
+
+fn not_written() -> Error {
+    Error::infra("a table with one row per customer has no states")
 }

@@ -5,22 +5,25 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array, new_empty_array};
-use arrow::compute::{cast, concat, sort, take};
+use arrow::compute::{cast, concat, partition, sort, take};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::{DataFrame, SessionContext};
 use futures::{Stream, StreamExt, stream};
+use rayon::prelude::*;
 
 use super::cursor::{Cursor, Twice};
 use super::keys::{KeyIndex, Keys, NOBODY};
 use super::recipe::Recipe;
-use super::scatter::{Ranges, Scattered};
-use super::shard::{self, Excess};
+use super::scatter::{Ranges, Scattered, Scattering, Stored};
+use super::shard::{Excess, Export, Shard};
 use super::source::{Share, Source};
+use super::written::Writing;
 use crate::features::bench;
 use crate::features::part::PartColumn;
+use crate::features::state::{Night, States, Target};
 use crate::{Error, Result};
 
 /// The name of the key while rows are put together.
@@ -46,6 +49,8 @@ pub(in crate::features) struct Matrix<'a> {
     pub population: DataFrame,
     /// The columns of each file, and how they come to be, in the order of the job; derived files see those before them.
     pub files: Vec<(File<'a>, &'a [PartColumn])>,
+    /// What the files are called.
+    pub names: Vec<&'a str>,
 }
 
 /// What a pass computes.
@@ -55,6 +60,8 @@ pub(in crate::features) struct Fusion<'a> {
     pub key_type: DataType,
     /// Makes a scan of a plan, of the matrix at this place.
     pub scan: Box<dyn Fn(usize, LogicalPlan) -> Result<DataFrame> + Send + Sync + 'a>,
+    /// What stands in for the rows of past days, where there is one date.
+    pub states: Option<Arc<States>>,
 }
 
 /// The rows of a matrix, or the key that spoils them; and which matrix it is.
@@ -81,13 +88,28 @@ struct Pass {
     /// The keys of all matrices.
     keys: Keys,
     ranges: Ranges,
-    sources: Vec<(Source, Scattered)>,
+    /// The keys of customers that the population does not have and that states are written of.
+    strangers: Option<Keys>,
+    sources: Vec<Read>,
     /// Per matrix its customers, by their places among those of all; `None` where it has them all.
     members: Vec<Option<UInt32Array>>,
     /// The matrix of each file.
     matrix_of: Vec<usize>,
     /// Per file of all matrices; `None` where it is not fused.
     selects: Vec<Option<Select>>,
+}
+
+/// A source whose rows are there.
+struct Read {
+    source: Source,
+    rows: Scattered,
+    targets: Vec<Target>,
+}
+
+/// What comes of a range of customers: the columns of every fused file, and the states of every source that are written.
+struct RangeResult {
+    files: Vec<Vec<ArrayRef>>,
+    exports: Vec<Vec<Option<Export>>>,
 }
 
 /// The columns of a file's aggregates, and its expressions over them.
@@ -117,16 +139,27 @@ impl Fusion<'_> {
         });
         let recipes: Vec<(usize, usize, &Recipe)> = fused.collect();
         let matrix_of: Vec<usize> = files().map(|(matrix, _)| matrix).collect();
-        let mut sources = Vec::new();
+        let how = Scattering {
+            keys: keys.clone(),
+            index: Arc::clone(&index),
+            ranges,
+            buckets: None,
+            runtime: Arc::clone(state.runtime_env()),
+            keep_strangers: false,
+        };
+        let (mut sources, mut nights) = (Vec::new(), Vec::new());
         for source in Source::of(&recipes)? {
-            let began = Instant::now();
-            let (mut scan, plan) = (self.scan)(matrix_of[source.newest], source.plan.clone())?.into_parts();
-            *scan.config_mut() = scan.config().clone().with_batch_size(SCAN_BATCHES * scan.config().batch_size());
-            let streams = DataFrame::new(scan, plan).execute_stream_partitioned().await?;
-            let buckets = source.has_time.then(|| Arc::new(source.buckets.clone()));
-            let rows = Scattered::read(streams, Arc::clone(&index), ranges, buckets, state.runtime_env()).await?;
-            tracing::debug!(files = source.shares.len(), seconds = began.elapsed().as_secs_f64(), "a source was read");
-            sources.push((source, rows));
+            let matrix = matrix_of[source.newest];
+            let (source, night, rows) = self.read(source, matrix, &how).await?;
+            sources.push(Read { source, rows, targets: night.as_ref().map_or(Vec::new(), |n| n.targets.clone()) });
+            nights.push(night);
+        }
+        let (ranges, strangers) = settle(&mut sources, &mut nights, &how)?;
+        let mut writing = Vec::new();
+        if let Some(states) = &self.states {
+            for night in nights {
+                writing.push(night.map(|night| Writing::new(night, states)).transpose()?);
+            }
         }
         let selects = files().map(|(m, (file, _))| match file {
             File::Fused(recipe) => select(self.matrices[m].context, recipe).map(Some),
@@ -148,8 +181,147 @@ impl Fusion<'_> {
             place += count;
         }
         drop(index);
-        Ok(rows(Arc::new(Pass { keys, ranges, sources, members, matrix_of, selects }), outputs, threads))
+        let pass = Pass { keys, ranges, strangers, sources, members, matrix_of, selects };
+        Ok(rows(Arc::new(pass), outputs, writing, threads))
     }
+
+    /// Reads the rows of a source, or those of the days that have no states. Where these are many, they get states first.
+    async fn read(
+        &self,
+        mut source: Source,
+        matrix: usize,
+        how: &Scattering,
+    ) -> Result<(Source, Option<Night>, Scattered)> {
+        let began = Instant::now();
+        let mut night = None;
+        if let (Some(states), [only]) = (&self.states, self.matrices.as_slice()) {
+            let names = source.recipes().filter_map(|place| only.names.get(place));
+            let names: Vec<String> = names.map(|name| (*name).to_owned()).collect();
+            night = states.night(&source, &names, &self.key_type, &how.runtime).await?;
+            while let Some(slice) = night.take_if(|night| night.is_slice) {
+                self.write_slice(source.clone(), slice, matrix, how, states).await?;
+                states.commit_slice().await?;
+                night = states.night(&source, &names, &self.key_type, &how.runtime).await?;
+            }
+        }
+        let plan = match &night {
+            Some(night) => {
+                source.refine(night.edges.iter().copied())?;
+                night.scan.clone()
+            }
+            None => Some(source.plan.clone()),
+        };
+        let how = Scattering { keep_strangers: night.is_some(), ..how.clone() };
+        let rows = self.scatter(&source, plan, matrix, &how).await?;
+        tracing::debug!(files = source.shares.len(), seconds = began.elapsed().as_secs_f64(), "a source was read");
+        Ok((source, night, rows))
+    }
+
+    /// Reads the rows of a plan.
+    async fn scatter(
+        &self,
+        source: &Source,
+        plan: Option<LogicalPlan>,
+        matrix: usize,
+        how: &Scattering,
+    ) -> Result<Scattered> {
+        let streams = match plan {
+            Some(plan) => {
+                let (mut scan, plan) = (self.scan)(matrix, plan)?.into_parts();
+                let batch = SCAN_BATCHES * scan.config().batch_size();
+                *scan.config_mut() = scan.config().clone().with_batch_size(batch);
+                DataFrame::new(scan, plan).execute_stream_partitioned().await?
+            }
+            None => Vec::new(),
+        };
+        let buckets = source.has_time.then(|| Arc::new(source.buckets.clone()));
+        Scattered::read(streams, &Scattering { buckets, ..how.clone() }).await
+    }
+
+    /// Writes the states of some days down, and makes nothing else of them.
+    async fn write_slice(
+        &self,
+        mut source: Source,
+        slice: Night,
+        matrix: usize,
+        how: &Scattering,
+        states: &Arc<States>,
+    ) -> Result<()> {
+        source.refine(slice.edges.iter().copied())?;
+        let how = Scattering { keep_strangers: true, ..how.clone() };
+        let rows = self.scatter(&source, slice.scan.clone(), matrix, &how).await?;
+        let mut read = [Read { source, rows, targets: slice.targets.clone() }];
+        let mut slice = [Some(slice)];
+        let (ranges, strangers) = settle(&mut read, &mut slice, &how)?;
+        let ([read], [Some(slice)]) = (read, slice) else { return Ok(()) };
+        let mut writing = Writing::new(slice, states)?;
+        let keys = how.keys.clone();
+        let task = move || {
+            let exported = (0..ranges.count()).into_par_iter().map(|range| {
+                let keys = keys_of(range, &ranges, &keys, strangers.as_ref());
+                let (rows, written) = read.rows.of_range(range)?;
+                let shard = Shard::new(&read.source, keys.len(), &rows, &written)?;
+                let Ok(shard) = shard else { return Err(Error::infra("states of a table with one row per customer")) };
+                let exports = read.targets.iter().map(|target| shard.export(&target.buckets));
+                Ok((keys, exports.collect::<Result<Vec<_>>>()?))
+            });
+            for (keys, exports) in exported.collect::<Result<Vec<_>>>()? {
+                writing.add(keys.array(), exports)?;
+            }
+            writing.finish()
+        };
+        tokio::task::spawn_blocking(task).await.map_err(|e| Error::infra("a slice failed").because(e))?
+    }
+}
+
+/// Gives strangers a place, where states are written of them, and sorts them and written states in with the rows.
+fn settle(sources: &mut [Read], nights: &mut [Option<Night>], how: &Scattering) -> Result<(Ranges, Option<Keys>)> {
+    let strangers = strangers(sources, nights, &how.index)?;
+    let ranges = how.ranges.and_strangers(strangers.as_ref().map_or(0, Keys::len));
+    let how = Scattering { ranges, ..how.clone() };
+    let strange = strangers.as_ref().map(KeyIndex::new).transpose()?.map(Arc::new);
+    for (read, night) in sources.iter_mut().zip(nights) {
+        let Some(night) = night else { continue };
+        if let Some(strange) = &strange {
+            let buckets = read.source.has_time.then(|| Arc::new(read.source.buckets.clone()));
+            read.rows.settle(&Scattering { index: Arc::clone(strange), buckets, ..how.clone() })?;
+        }
+        let stored = std::mem::take(&mut night.stored).into_iter();
+        let stored = stored.map(|(bucket, batch)| Stored { bucket, batch }).collect();
+        read.rows.add_states(stored, &how, strange.as_deref())?;
+    }
+    Ok((ranges, strangers))
+}
+
+/// The keys of a range.
+fn keys_of(range: usize, ranges: &Ranges, keys: &Keys, strangers: Option<&Keys>) -> Keys {
+    let (from, length) = ranges.part(range);
+    match strangers {
+        Some(strangers) if range >= ranges.of_population() => strangers.slice(from, length),
+        _ => keys.slice(from, length),
+    }
+}
+
+/// The keys that rows or states have and the population has not, where they have to be kept.
+fn strangers(sources: &[Read], nights: &[Option<Night>], index: &KeyIndex) -> Result<Option<Keys>> {
+    let mut found: Vec<ArrayRef> = sources.iter().flat_map(|read| read.rows.strangers()).cloned().collect();
+    for (_, batch) in nights.iter().flatten().flat_map(|night| &night.stored) {
+        let keys = batch.column(0);
+        let places = index.places(keys)?;
+        let strange: UInt32Array =
+            (0..places.len()).filter(|row| places[*row] == NOBODY).map(|row| row as u32).collect();
+        if !strange.is_empty() {
+            found.push(take(keys, &strange, None)?);
+        }
+    }
+    if found.is_empty() {
+        return Ok(None);
+    }
+    let arrays: Vec<&dyn Array> = found.iter().map(AsRef::as_ref).collect();
+    let sorted = sort(&concat(&arrays)?, None)?;
+    let firsts = partition(std::slice::from_ref(&sorted))?.ranges();
+    let firsts = UInt32Array::from_iter_values(firsts.iter().map(|same| same.start as u32));
+    Keys::new(take(&sorted, &firsts, None)?).map(Some)
 }
 
 /// The population's keys, sorted. A key without a value stays, for the last look at the rows to find.
@@ -214,64 +386,121 @@ impl Pass {
         (rows, places)
     }
 
-    /// The columns of every fused file, for a range of customers.
-    fn columns(&self, range: usize) -> Result<Result<Vec<Vec<ArrayRef>>, Twice>> {
-        let (from, customers) = self.ranges.part(range);
-        let mut files = vec![Vec::new(); self.selects.len()];
-        let wanted = |share: &Share| !self.members(self.matrix_of[share.recipe], range).0.is_empty();
-        for (source, rows) in &self.sources {
-            let found = match shard::columns(source, customers, &rows.of_range(range)?, wanted)? {
-                Ok(found) => found,
+    /// The keys of a range.
+    fn keys_of(&self, range: usize) -> Keys {
+        keys_of(range, &self.ranges, &self.keys, self.strangers.as_ref())
+    }
+
+    /// What comes of a range of customers; of strangers only what is written down.
+    fn range(&self, range: usize) -> Result<Result<RangeResult, Twice>> {
+        let (_, customers) = self.ranges.part(range);
+        let known = range < self.ranges.of_population();
+        let mut found = RangeResult { files: vec![Vec::new(); self.selects.len()], exports: Vec::new() };
+        let wanted = |share: &Share| known && !self.members(self.matrix_of[share.recipe], range).0.is_empty();
+        for Read { source, rows, targets } in &self.sources {
+            let (rows, states) = rows.of_range(range)?;
+            let shard = match Shard::new(source, customers, &rows, &states)? {
+                Ok(shard) => shard,
                 Err(Excess(customer)) => {
-                    return Ok(Err(Twice(ScalarValue::try_from_array(self.keys.array(), from + customer)?)));
+                    let key = ScalarValue::try_from_array(self.keys_of(range).array(), customer)?;
+                    return Ok(Err(Twice(key)));
                 }
             };
+            let columns = shard.columns(wanted)?;
             for share in source.shares.iter().filter(|share| wanted(share)) {
                 let Some(Select { schema, exprs }) = &self.selects[share.recipe] else { continue };
-                let columns = share.columns.iter().filter_map(|(job, window)| found[*job][*window].clone());
+                let columns = share.columns.iter().filter_map(|(job, output)| columns[*job][*output].clone());
                 let rows = RecordBatchOptions::new().with_row_count(Some(customers));
                 let batch = RecordBatch::try_new_with_options(Arc::clone(schema), columns.collect(), &rows)?;
-                files[share.recipe] = evaluate(exprs, &batch)?;
+                found.files[share.recipe] = evaluate(exprs, &batch)?;
             }
+            let exports = targets.iter().map(|target| shard.export(&target.buckets));
+            found.exports.push(exports.collect::<Result<_>>()?);
         }
-        Ok(Ok(files))
+        Ok(Ok(found))
     }
 }
 
+/// The rows of matrices on their way out.
+struct Rows<S> {
+    pass: Arc<Pass>,
+    ranges: S,
+    outputs: Vec<Output>,
+    /// The states that are written, source by source.
+    writing: Vec<Option<Writing>>,
+    /// The range at hand, its columns, and the next matrix that takes some.
+    current: Option<(usize, Vec<Vec<ArrayRef>>)>,
+    next: usize,
+}
+
 /// Ranges of customers one after the other, so many of them at work at once.
-fn rows(pass: Arc<Pass>, outputs: Vec<Output>, threads: usize) -> impl Stream<Item = Result<Batch>> + Send {
+fn rows(
+    pass: Arc<Pass>,
+    outputs: Vec<Output>,
+    writing: Vec<Option<Writing>>,
+    threads: usize,
+) -> impl Stream<Item = Result<Batch>> + Send {
     let work = Arc::clone(&pass);
-    let fused = stream::iter(0..pass.ranges.count()).map(move |range| {
+    let ranges = stream::iter(0..pass.ranges.count()).map(move |range| {
         let pass = Arc::clone(&work);
         async move {
-            let columns = tokio::task::spawn_blocking(move || pass.columns(range)).await;
-            Ok::<_, Error>((range, columns.map_err(|e| Error::infra("a range of customers failed").because(e))??))
+            let found = tokio::task::spawn_blocking(move || pass.range(range)).await;
+            Ok::<_, Error>((range, found.map_err(|e| Error::infra("a range of customers failed").because(e))??))
         }
     });
-    let fused = Box::pin(fused.buffered(threads.max(1)));
-    let state = Some((fused, outputs, None, 0usize));
-    stream::unfold(state, move |state| {
-        let pass = Arc::clone(&pass);
-        async move {
-            let (mut fused, mut outputs, mut current, mut next) = state?;
-            // A range's rows of one matrix after the other.
-            if next == outputs.len() || current.is_none() {
-                current = match fused.next().await? {
-                    Ok((range, Ok(columns))) => Some((range, columns)),
-                    Ok((_, Err(twice))) => return Some((Ok((0, Err(twice))), None)),
-                    Err(error) => return Some((Err(error), None)),
-                };
-                next = 0;
-            }
-            let (range, columns) = current.as_mut()?;
-            let batch = outputs[next].rows(&pass, (next, *range), columns).await;
-            match batch {
-                Ok(Ok(batch)) => Some((Ok((next, Ok(batch))), Some((fused, outputs, current, next + 1)))),
-                Ok(Err(twice)) => Some((Ok((next, Err(twice))), None)),
-                Err(error) => Some((Err(error), None)),
-            }
+    let ranges = Box::pin(ranges.buffered(threads.max(1)));
+    let rows = Rows { pass, ranges, outputs, writing, current: None, next: 0 };
+    stream::unfold(Some(rows), |rows| async move {
+        let mut rows = rows?;
+        match rows.next().await {
+            Ok(Some((matrix, Ok(batch)))) => Some((Ok((matrix, Ok(batch))), Some(rows))),
+            Ok(Some(twice)) => Some((Ok(twice), None)),
+            Ok(None) => None,
+            Err(error) => Some((Err(error), None)),
         }
     })
+}
+
+impl<S: Stream<Item = Result<(usize, Result<RangeResult, Twice>)>> + Unpin> Rows<S> {
+    async fn next(&mut self) -> Result<Option<Batch>> {
+        // A range's rows of one matrix after the other.
+        while self.current.is_none() || self.next == self.outputs.len() {
+            let (range, found) = match self.ranges.next().await {
+                Some(found) => found?,
+                None => return self.written().await.map(|()| None),
+            };
+            let RangeResult { files, exports } = match found {
+                Ok(found) => found,
+                Err(twice) => return Ok(Some((0, Err(twice)))),
+            };
+            self.write(range, exports)?;
+            self.current = (range < self.pass.ranges.of_population()).then_some((range, files));
+            self.next = 0;
+        }
+        let Some((range, columns)) = &mut self.current else { return Ok(None) };
+        let matrix = self.next;
+        self.next += 1;
+        let batch = self.outputs[matrix].rows(&self.pass, (matrix, *range), columns).await?;
+        Ok(Some((matrix, batch)))
+    }
+
+    /// Keeps the states of a range.
+    fn write(&mut self, range: usize, exports: Vec<Vec<Option<Export>>>) -> Result<()> {
+        let keys = self.pass.keys_of(range);
+        for (writing, exports) in self.writing.iter_mut().zip(exports) {
+            if let Some(writing) = writing {
+                writing.add(keys.array(), exports)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the files of states.
+    async fn written(&mut self) -> Result<()> {
+        let writing = std::mem::take(&mut self.writing);
+        let task = move || writing.into_iter().flatten().try_for_each(Writing::finish);
+        tokio::task::spawn_blocking(task).await.map_err(|e| Error::infra("a writer failed").because(e))?
+    }
 }
 
 impl Output {

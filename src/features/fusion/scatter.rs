@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt16Array, UInt32Array};
-use arrow::compute::take;
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt16Array, UInt32Array};
+use arrow::compute::{take, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::runtime::JoinSet;
 use datafusion::execution::SendableRecordBatchStream;
@@ -13,14 +13,16 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use futures::StreamExt;
 
 use super::buckets::Buckets;
-use super::keys::{KeyIndex, NOBODY};
+use super::keys::{KeyIndex, Keys, NOBODY};
 use super::spill::Spill;
 use crate::{Error, Result};
 
-/// Customers in ranges of one size.
+/// Customers in ranges of one size: those of the population, then strangers.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ranges {
     pub customers: usize,
+    /// Customers that rows are of and that the population does not have. They begin with a range of their own.
+    strangers: usize,
     /// A range holds 2 to this power.
     bits: u32,
 }
@@ -32,17 +34,35 @@ impl Ranges {
     /// Ranges of at least so many customers.
     pub fn new(customers: usize, least: usize) -> Self {
         let size = least.max(customers.div_ceil(MOST_RANGES)).max(1).next_power_of_two();
-        Ranges { customers, bits: size.trailing_zeros() }
+        Ranges { customers, strangers: 0, bits: size.trailing_zeros() }
     }
 
-    pub fn count(&self) -> usize {
+    /// The same with strangers.
+    pub fn and_strangers(self, strangers: usize) -> Self {
+        Ranges { strangers, ..self }
+    }
+
+    /// How many ranges the population has.
+    pub fn of_population(&self) -> usize {
         self.customers.div_ceil(1 << self.bits)
     }
 
-    /// The first customer of a range, and how many there are.
+    pub fn count(&self) -> usize {
+        self.of_population() + self.strangers.div_ceil(1 << self.bits)
+    }
+
+    /// The place of the first stranger.
+    fn first_stranger(&self) -> usize {
+        self.of_population() << self.bits
+    }
+
+    /// The first customer of a range, and how many there are; strangers are counted by themselves.
     pub fn part(&self, range: usize) -> (usize, usize) {
-        let from = range << self.bits;
-        (from, (1 << self.bits).min(self.customers - from))
+        let size = 1 << self.bits;
+        match range.checked_sub(self.of_population()) {
+            None => (range << self.bits, size.min(self.customers - (range << self.bits))),
+            Some(own) => (own << self.bits, size.min(self.strangers - (own << self.bits))),
+        }
     }
 }
 
@@ -53,9 +73,12 @@ pub(super) struct Piece {
     pub rows: Range<usize>,
 }
 
-/// The rows of one source, by range: the customer's place in the range, the bucket, then the columns.
+/// The rows and the written states of one source, by range: the customer's place in the range, the bucket, then the columns.
 pub(super) struct Scattered {
     parts: Vec<Part>,
+    states: Option<Part>,
+    /// Rows of customers that the population does not have, where they are kept: the key, then what was scanned.
+    strangers: Vec<RecordBatch>,
 }
 
 /// What one stream of the source gave.
@@ -63,80 +86,200 @@ struct Part {
     ranges: Vec<Vec<Piece>>,
     spills: Vec<Spill>,
     /// Held until the rows are gone.
-    _memory: MemoryReservation,
+    memory: MemoryReservation,
+    runtime: Arc<RuntimeEnv>,
+}
+
+/// Written states of one block of days.
+pub(super) struct Stored {
+    pub bucket: usize,
+    /// The key, then the states.
+    pub batch: RecordBatch,
+}
+
+/// How rows are sorted.
+#[derive(Clone)]
+pub(super) struct Scattering {
+    /// The population's.
+    pub keys: Keys,
+    pub index: Arc<KeyIndex>,
+    pub ranges: Ranges,
+    pub buckets: Option<Arc<Buckets>>,
+    pub runtime: Arc<RuntimeEnv>,
+    /// Whether rows of customers that the population does not have are kept.
+    pub keep_strangers: bool,
 }
 
 impl Scattered {
     /// Reads all streams of a source at once.
-    pub async fn read(
-        streams: Vec<SendableRecordBatchStream>,
-        index: Arc<KeyIndex>,
-        ranges: Ranges,
-        buckets: Option<Arc<Buckets>>,
-        runtime: &Arc<RuntimeEnv>,
-    ) -> Result<Scattered> {
+    pub async fn read(streams: Vec<SendableRecordBatchStream>, how: &Scattering) -> Result<Scattered> {
         let mut tasks = JoinSet::new();
         for stream in streams {
-            let scatter = Scatter {
-                index: Arc::clone(&index),
-                ranges,
-                buckets: buckets.clone(),
-                runtime: Arc::clone(runtime),
-                part: Part {
-                    ranges: vec![Vec::new(); ranges.count()],
-                    spills: Vec::new(),
-                    _memory: MemoryConsumer::new("feature pass").with_can_spill(true).register(&runtime.memory_pool),
-                },
-            };
-            tasks.spawn(scatter.run(stream));
+            tasks.spawn(Scatter::new(how).run(stream));
         }
-        let mut parts = Vec::new();
+        let mut found = Scattered { parts: Vec::new(), states: None, strangers: Vec::new() };
         while let Some(part) = tasks.join_next().await {
-            parts.push(part.map_err(|e| Error::infra("a scan was torn down").because(e))??);
+            let (part, strangers) = part.map_err(|e| Error::infra("a scan was torn down").because(e))??;
+            found.parts.push(part);
+            found.strangers.extend(strangers);
         }
-        Ok(Scattered { parts })
+        Ok(found)
     }
 
-    /// The rows of a range.
-    pub fn of_range(&self, range: usize) -> Result<Vec<Piece>> {
+    /// The keys of kept rows of strangers.
+    pub fn strangers(&self) -> impl Iterator<Item = &ArrayRef> {
+        self.strangers.iter().map(|batch| batch.column(0))
+    }
+
+    /// Sorts the rows of strangers in, now that each has a place: `how` knows them in `ranges`.
+    pub fn settle(&mut self, how: &Scattering) -> Result<()> {
+        let mut scatter = Scatter::new(&Scattering { keep_strangers: false, ..how.clone() });
+        for batch in std::mem::take(&mut self.strangers) {
+            scatter.add(&batch, how.ranges.first_stranger() as u32)?;
+        }
+        for part in self.parts.iter_mut().chain(&mut self.states) {
+            part.ranges.resize(how.ranges.count(), Vec::new());
+        }
+        self.parts.push(scatter.part);
+        Ok(())
+    }
+
+    /// Adds written states; `strangers` has the place of those that `how` does not know.
+    pub fn add_states(&mut self, stored: Vec<Stored>, how: &Scattering, strangers: Option<&KeyIndex>) -> Result<()> {
+        let mut part = Part::new(how);
+        for Stored { bucket, batch } in stored {
+            part.add_states(bucket, &batch, how, strangers)?;
+        }
+        self.states = Some(part);
+        Ok(())
+    }
+
+    /// The rows of a range, and its written states.
+    pub fn of_range(&self, range: usize) -> Result<(Vec<Piece>, Vec<Piece>)> {
         let mut rows = Vec::new();
         for part in &self.parts {
-            for spill in &part.spills {
-                let whole = |batch: RecordBatch| Piece { rows: 0..batch.num_rows(), batch: Arc::new(batch) };
-                rows.extend(spill.read(range)?.into_iter().map(whole));
-            }
-            rows.extend(part.ranges[range].iter().cloned());
+            part.of_range(range, &mut rows)?;
         }
-        Ok(rows)
+        let mut states = Vec::new();
+        if let Some(part) = &self.states {
+            part.of_range(range, &mut states)?;
+        }
+        Ok((rows, states))
+    }
+}
+
+impl Part {
+    fn new(how: &Scattering) -> Self {
+        let memory = MemoryConsumer::new("feature pass").with_can_spill(true).register(&how.runtime.memory_pool);
+        let (ranges, runtime) = (vec![Vec::new(); how.ranges.count()], Arc::clone(&how.runtime));
+        Part { ranges, spills: Vec::new(), memory, runtime }
+    }
+
+    fn of_range(&self, range: usize, rows: &mut Vec<Piece>) -> Result<()> {
+        for spill in &self.spills {
+            let whole = |batch: RecordBatch| Piece { rows: 0..batch.num_rows(), batch: Arc::new(batch) };
+            rows.extend(spill.read(range)?.into_iter().map(whole));
+        }
+        rows.extend(self.ranges.get(range).into_iter().flatten().cloned());
+        Ok(())
+    }
+
+    fn add_states(
+        &mut self,
+        bucket: usize,
+        batch: &RecordBatch,
+        how: &Scattering,
+        strangers: Option<&KeyIndex>,
+    ) -> Result<()> {
+        let (keys, states) = batch.columns().split_first().ok_or_else(|| Error::infra("states without a key"))?;
+        let mut places = how.index.places(keys)?;
+        if let Some(strangers) = strangers.filter(|_| places.contains(&NOBODY)) {
+            let first = how.ranges.first_stranger() as u32;
+            for (place, stranger) in places.iter_mut().zip(strangers.places(keys)?) {
+                if *place == NOBODY && stranger != NOBODY {
+                    *place = first + stranger;
+                }
+            }
+        }
+        let within = (1u32 << how.ranges.bits) - 1;
+        let local = places.iter().map(|place| if *place == NOBODY { NOBODY } else { place & within });
+        let buckets = UInt16Array::from(vec![bucket as u16; batch.num_rows()]);
+        let mut columns: Vec<ArrayRef> = vec![Arc::new(UInt32Array::from_iter_values(local)), Arc::new(buckets)];
+        columns.extend(states.iter().cloned());
+        let sorted = Arc::new(RecordBatch::try_new(schema(states), columns)?);
+        self.make_room(sorted.get_array_memory_size())?;
+        // Keys ascend, and so do places, mostly: a piece ends where the next range begins.
+        let range = |place: u32| (place >> how.ranges.bits) as usize;
+        let (mut begin, mut current) = (0, None);
+        for (row, place) in places.iter().enumerate().filter(|(_, place)| **place != NOBODY) {
+            if current.is_some_and(|current| current != range(*place)) {
+                self.put(current, &sorted, begin..row);
+                begin = row;
+            }
+            current = Some(range(*place));
+        }
+        self.put(current, &sorted, begin..places.len());
+        Ok(())
+    }
+
+    fn put(&mut self, range: Option<usize>, batch: &Arc<RecordBatch>, rows: Range<usize>) {
+        if let Some(pieces) = range.and_then(|range| self.ranges.get_mut(range)) {
+            pieces.push(Piece { batch: Arc::clone(batch), rows });
+        }
+    }
+
+    /// Memory for so many bytes more; what is there goes to disk where it is short.
+    fn make_room(&mut self, bytes: usize) -> Result<()> {
+        if self.memory.try_grow(bytes).is_ok() {
+            return Ok(());
+        }
+        if self.memory.size() > 0 {
+            self.spills.push(Spill::write(&self.runtime.disk_manager, &mut self.ranges)?);
+            self.memory.free();
+        }
+        Ok(self.memory.try_grow(bytes)?)
     }
 }
 
 struct Scatter {
-    index: Arc<KeyIndex>,
-    ranges: Ranges,
-    buckets: Option<Arc<Buckets>>,
-    runtime: Arc<RuntimeEnv>,
+    how: Scattering,
     part: Part,
+    strangers: Vec<RecordBatch>,
 }
 
 impl Scatter {
-    async fn run(mut self, mut stream: SendableRecordBatchStream) -> Result<Part> {
-        while let Some(batch) = stream.next().await {
-            self.add(&batch?)?;
-        }
-        Ok(self.part)
+    fn new(how: &Scattering) -> Self {
+        Scatter { how: how.clone(), part: Part::new(how), strangers: Vec::new() }
     }
 
-    fn add(&mut self, batch: &RecordBatch) -> Result<()> {
-        let Some((places, columns)) = batch.columns().split_first() else { return Ok(()) };
-        let places = self.index.places(places)?;
-        let (buckets, columns) = match (&self.buckets, columns.split_first()) {
+    async fn run(mut self, mut stream: SendableRecordBatchStream) -> Result<(Part, Vec<RecordBatch>)> {
+        while let Some(batch) = stream.next().await {
+            self.add(&batch?, 0)?;
+        }
+        Ok((self.part, self.strangers))
+    }
+
+    /// Adds rows; places are counted from `first`.
+    fn add(&mut self, batch: &RecordBatch, first: u32) -> Result<()> {
+        let Some((keys, columns)) = batch.columns().split_first() else { return Ok(()) };
+        let mut places = self.how.index.places(keys)?;
+        if self.how.keep_strangers {
+            let strange = |row: usize| places[row] == NOBODY && keys.is_valid(row);
+            let rows: UInt32Array = (0..places.len()).filter(|row| strange(*row)).map(|row| row as u32).collect();
+            if !rows.is_empty() {
+                self.strangers.push(take_record_batch(batch, &rows)?);
+            }
+        }
+        if first > 0 {
+            places.iter_mut().filter(|place| **place != NOBODY).for_each(|place| *place += first);
+        }
+        let (buckets, columns) = match (&self.how.buckets, columns.split_first()) {
             (Some(buckets), Some((times, columns))) => (buckets.of_rows(times)?, columns),
             _ => (vec![0; places.len()], columns),
         };
         // A counting sort by range.
-        let bits = self.ranges.bits;
-        let mut ends = vec![0usize; self.ranges.count() + 1];
+        let bits = self.how.ranges.bits;
+        let mut ends = vec![0usize; self.how.ranges.count() + 1];
         places.iter().filter(|place| **place != NOBODY).for_each(|place| ends[(place >> bits) as usize + 1] += 1);
         for range in 1..ends.len() {
             ends[range] += ends[range - 1];
@@ -167,7 +310,7 @@ impl Scatter {
             });
         }
         let sorted = Arc::new(RecordBatch::try_new(schema(columns), sorted)?);
-        self.make_room(sorted.get_array_memory_size())?;
+        self.part.make_room(sorted.get_array_memory_size())?;
         for (range, pieces) in self.part.ranges.iter_mut().enumerate() {
             let (from, until) = (begins[range], begins[range + 1]);
             if from < until {
@@ -175,18 +318,6 @@ impl Scatter {
             }
         }
         Ok(())
-    }
-
-    /// Memory for so many bytes more; what is there goes to disk where it is short.
-    fn make_room(&mut self, bytes: usize) -> Result<()> {
-        if self.part._memory.try_grow(bytes).is_ok() {
-            return Ok(());
-        }
-        if self.part._memory.size() > 0 {
-            self.part.spills.push(Spill::write(&self.runtime.disk_manager, &mut self.part.ranges)?);
-            self.part._memory.free();
-        }
-        Ok(self.part._memory.try_grow(bytes)?)
     }
 }
 

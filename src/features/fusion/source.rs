@@ -5,9 +5,10 @@ use std::ops::Range;
 use arrow::datatypes::DataType;
 use datafusion::common::DFSchema;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, lit, when};
+use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, TableScan, lit, when};
 
-use super::aggregate::{Function, Recipient, is_harmless};
+use super::accumulator::Output;
+use super::aggregate::{Function, Recipient, in_microseconds, is_harmless};
 use super::buckets::Buckets;
 use super::recipe::Recipe;
 use crate::features::part::{Span, time_literal};
@@ -19,31 +20,62 @@ const KEY: &str = "__key";
 const TIME: &str = "__time";
 
 /// Where a file's columns come from, once the pass is over.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Share {
     /// The file's place among the recipes.
     pub recipe: usize,
     /// For each aggregate and each span of it, in the order of the recipe's schema: the aggregate of the source and its
-    /// window.
+    /// output.
     pub columns: Vec<(usize, usize)>,
 }
 
 /// An aggregate over the columns of a source's plan.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Job {
+    /// The states that are kept.
     pub function: Function,
-    pub output: DataType,
     /// The columns that it reads, counted behind key and time.
     pub arguments: Vec<usize>,
     pub filter: Option<usize>,
-    pub windows: Vec<Range<usize>>,
+    pub outputs: Vec<Output>,
+}
+
+/// The time of rows of which earlier dates see a part, and the days that windows begin with.
+#[derive(Debug, Clone)]
+pub(in crate::features) struct Dated {
+    pub time: Expr,
+    pub time_type: DataType,
+    pub until: AsOf,
+    pub edges: Vec<AsOf>,
+}
+
+/// What is read: conditions and expressions over a plan.
+#[derive(Debug, Clone)]
+struct Reading {
+    base: LogicalPlan,
+    common: Vec<Expr>,
+    select: Vec<Expr>,
+}
+
+impl Reading {
+    /// The plan, with more conditions.
+    fn plan(&self, base: LogicalPlan, more: impl IntoIterator<Item = Expr>) -> Result<LogicalPlan> {
+        let mut builder = LogicalPlanBuilder::from(base);
+        if let Some(condition) = self.common.iter().cloned().chain(more).reduce(Expr::and) {
+            builder = builder.filter(condition)?;
+        }
+        Ok(builder.project(self.select.clone())?.build()?)
+    }
 }
 
 /// One scan and everything that is computed from it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(in crate::features) struct Source {
     /// The key, the time if there is one, then the columns.
     pub(in crate::features) plan: LogicalPlan,
+    reading: Reading,
+    /// `None` where the rows are not sorted by time, or not those of one date.
+    dated: Option<Dated>,
     pub(super) has_time: bool,
     pub(super) buckets: Buckets,
     pub(super) jobs: Vec<Job>,
@@ -67,6 +99,55 @@ impl Source {
         }
         let groups = groups.into_iter().map(|group| group.into_iter().map(|(place, _, recipe)| (place, recipe)));
         groups.map(Iterator::collect::<Vec<_>>).map(|group| Draft::new(&group)?.finish(&group)).collect()
+    }
+
+    /// The time of the rows, where they are sorted by it and are those of one date.
+    pub(in crate::features) fn dated(&self) -> Option<&Dated> {
+        self.dated.as_ref()
+    }
+
+    /// The table that is scanned, where it is nothing but a scan.
+    pub(in crate::features) fn scan(&self) -> Option<&TableScan> {
+        match &self.reading.base {
+            LogicalPlan::TableScan(scan) => Some(scan),
+            _ => None,
+        }
+    }
+
+    /// The same rows from another scan, and only those that a condition takes.
+    pub(in crate::features) fn reading_from(&self, base: LogicalPlan, condition: Expr) -> Result<LogicalPlan> {
+        self.reading.plan(base, [condition])
+    }
+
+    /// Sorts rows into finer buckets: those between these days, among which are the edges of all windows.
+    pub(in crate::features) fn refine(&mut self, days: impl Iterator<Item = AsOf>) -> Result<()> {
+        let Some(dated) = &self.dated else { return Err(Error::infra("rows without a time in finer buckets")) };
+        let finer = Buckets::between(days, &dated.time_type)?;
+        for output in self.jobs.iter_mut().flat_map(|job| &mut job.outputs) {
+            output.window = self.buckets.in_finer(&output.window, &finer);
+        }
+        self.buckets = finer;
+        Ok(())
+    }
+
+    /// What a state depends on beside its rows, in words: two sources that say the same have the same states. An error says why
+    /// it has none.
+    pub(in crate::features) fn identity(&self) -> std::result::Result<String, &'static str> {
+        use std::fmt::Write;
+        let mut words = String::new();
+        for expr in self.reading.common.iter().chain(&self.reading.select) {
+            let _ = writeln!(words, "{expr}");
+        }
+        for job in &self.jobs {
+            job.function.state_columns()?;
+            let _ = writeln!(words, "{:?} of {:?} where {:?}", job.function, job.arguments, job.filter);
+        }
+        Ok(words)
+    }
+
+    /// How many columns the states of a customer have, where all of them can be written down.
+    pub(in crate::features) fn state_columns(&self) -> usize {
+        self.jobs.iter().filter_map(|job| job.function.state_columns().ok()).sum()
     }
 
     /// The files that share it, by their places.
@@ -106,7 +187,7 @@ impl Source {
 
     /// How many columns are merged from them.
     pub(in crate::features) fn windows(&self) -> usize {
-        self.jobs.iter().map(|job| job.windows.len()).sum()
+        self.jobs.iter().map(|job| job.outputs.len()).sum()
     }
 }
 
@@ -154,22 +235,34 @@ impl<'a> Draft<'a> {
             let ranges = recipe.spans.iter().map(|span| self.range(recipe, span)).collect::<Result<Vec<_>>>()?;
             let mut columns = Vec::new();
             for recipient in &recipe.aggregates {
-                let job = self.job(recipient, own.as_ref())?;
-                columns.extend(ranges.iter().map(|range| (job, self.window(job, range))));
+                let function = self.function(recipient, recipe);
+                let job = self.job(recipient, &function, own.as_ref())?;
+                let data_type = &recipient.output;
+                columns.extend(ranges.iter().map(|window| {
+                    let (function, data_type, window) = (function.clone(), data_type.clone(), window.clone());
+                    (job, self.output(job, Output { function, data_type, window }))
+                }));
             }
             shares.push(Share { recipe: *place, columns });
-        }
-        let mut builder = LogicalPlanBuilder::from(self.first.flat.base.clone());
-        let bounds = self.bounds(group)?;
-        if let Some(condition) = self.common.iter().cloned().chain(bounds).reduce(Expr::and) {
-            builder = builder.filter(condition)?;
         }
         let mut select = vec![self.first.key.clone().alias(KEY)];
         select.extend(self.time.iter().map(|(time, _)| time.clone().alias(TIME)));
         select.extend(self.columns.iter().enumerate().map(|(i, expr)| expr.clone().alias(format!("__c{i}"))));
-        let plan = builder.project(select)?.build()?;
-        let has_time = self.time.is_some();
-        Ok(Source { plan, has_time, buckets: self.buckets, jobs: self.jobs, shares, newest: self.newest })
+        let bounds = self.bounds(group)?;
+        let dated = self.dated(group);
+        let reading = Reading { base: self.first.flat.base.clone(), common: self.common, select };
+        let plan = reading.plan(reading.base.clone(), bounds)?;
+        let (has_time, newest) = (self.time.is_some(), self.newest);
+        Ok(Source { plan, reading, dated, has_time, buckets: self.buckets, jobs: self.jobs, shares, newest })
+    }
+
+    fn dated(&self, group: &[(usize, &Recipe)]) -> Option<Dated> {
+        let (time, time_type) = self.time.clone()?;
+        let until = self.first.until()?;
+        let spans = || group.iter().flat_map(|(_, recipe)| &recipe.spans);
+        let one_date = spans().all(|span| span.until == Some(until)) && group.iter().all(|(_, r)| r.is_dated());
+        let edges = spans().filter_map(|span| span.from).collect();
+        one_date.then_some(Dated { time, time_type, until, edges })
     }
 
     /// The buckets of a file's span. Where a file looks at no time, every row counts.
@@ -209,8 +302,22 @@ impl<'a> Draft<'a> {
         })
     }
 
+    /// What is computed, now that it is known what rows are sorted by.
+    fn function(&self, recipient: &Recipient, recipe: &Recipe) -> Function {
+        // One bucket cuts nothing, and is in no order with others.
+        let Some((time, _)) = &self.time else {
+            return recipient.function.clone();
+        };
+        let own = recipe.time.is_some() && recipient.arguments.first() == Some(&in_microseconds(time));
+        match recipient.function {
+            Function::Gap(statistic) if !own => Function::LooseGap(statistic),
+            Function::DistinctDays if own && self.buckets.are_days() => Function::WholeDays,
+            _ => recipient.function.clone(),
+        }
+    }
+
     /// The aggregate of a file whose own conditions are `own`.
-    fn job(&mut self, recipient: &Recipient, own: Option<&Expr>) -> Result<usize> {
+    fn job(&mut self, recipient: &Recipient, function: &Function, own: Option<&Expr>) -> Result<usize> {
         let schema = std::sync::Arc::clone(self.first.flat.base.schema());
         let mut arguments = Vec::new();
         for expr in &recipient.arguments {
@@ -223,24 +330,19 @@ impl<'a> Draft<'a> {
         }
         let filter = own.cloned().into_iter().chain(recipient.filter.clone()).reduce(Expr::and);
         let filter = filter.map(|filter| self.column(filter));
-        let same = |job: &Job| {
-            job.function == recipient.function
-                && job.arguments == arguments
-                && job.filter == filter
-                && job.output == recipient.output
-        };
+        let function = function.of_states();
+        let same = |job: &Job| job.function == function && job.arguments == arguments && job.filter == filter;
         Ok(self.jobs.iter().position(same).unwrap_or_else(|| {
-            let (function, output) = (recipient.function.clone(), recipient.output.clone());
-            self.jobs.push(Job { function, output, arguments, filter, windows: Vec::new() });
+            self.jobs.push(Job { function, arguments, filter, outputs: Vec::new() });
             self.jobs.len() - 1
         }))
     }
 
-    fn window(&mut self, job: usize, range: &Range<usize>) -> usize {
-        let windows = &mut self.jobs[job].windows;
-        windows.iter().position(|known| known == range).unwrap_or_else(|| {
-            windows.push(range.clone());
-            windows.len() - 1
+    fn output(&mut self, job: usize, output: Output) -> usize {
+        let outputs = &mut self.jobs[job].outputs;
+        outputs.iter().position(|known| *known == output).unwrap_or_else(|| {
+            outputs.push(output);
+            outputs.len() - 1
         })
     }
 }

@@ -172,6 +172,11 @@ fn entity_task(
     let key = source.as_ref().map(|source| source.key.as_str());
     let model = raw.model.as_ref().and_then(At::get).and_then(|raw| model::model(raw, key, root, problems));
     let segments = raw.segments.as_ref().and_then(At::get).and_then(|raw| segments::segments(raw, problems));
+    let name = raw.name.get();
+    let state = raw.state.as_ref().and_then(At::get).and_then(|raw| {
+        let url = folder_of_its_own(lake, &raw.path, "the states", tables, root, problems)?;
+        Some(StateSpec { url: url.join(&format!("{}/", name?.0)).ok()? })
+    });
     let publish = raw.publish.as_ref().and_then(At::get).and_then(|raw| publish(raw, tables, lake, root, problems));
     let outcomes = outcomes::outcomes(raw, model.as_ref(), problems);
     let train = model::train(raw.train.as_ref().and_then(At::get), problems);
@@ -184,6 +189,7 @@ fn entity_task(
         train,
         segments,
         outcomes,
+        state,
         publish,
     })))
 }
@@ -229,12 +235,7 @@ fn entity_spec(raw: &RawEntity, pos: Pos, tables: &Tables, root: &Root, problems
 }
 
 fn publish(raw: &RawPublish, tables: &Tables, lake: &Url, root: &Root, problems: &mut Problems) -> Option<PublishSpec> {
-    let url = as_folder(url_below(lake, raw.path.get()?, raw.path.pos, root, problems)?);
-    for table in tables.0.iter().flatten() {
-        let inside = url.as_str().starts_with(as_folder(table.spec.url.clone()).as_str());
-        let message = format!("the published tables would lie in the folder of table `{}`", table.spec.name);
-        problems.require(!inside, raw.path.pos, message, "publish into a folder of its own: `path: out/`");
-    }
+    let url = folder_of_its_own(lake, &raw.path, "the published tables", tables, root, problems)?;
     let descriptions = raw.descriptions.as_ref().and_then(At::get);
     Some(PublishSpec {
         url,
@@ -248,6 +249,24 @@ fn publish(raw: &RawPublish, tables: &Tables, lake: &Url, root: &Root, problems:
     })
 }
 
+/// A folder that is not within that of a table.
+fn folder_of_its_own(
+    lake: &Url,
+    path: &At<String>,
+    what: &str,
+    tables: &Tables,
+    root: &Root,
+    problems: &mut Problems,
+) -> Option<Url> {
+    let url = as_folder(url_below(lake, path.get()?, path.pos, root, problems)?);
+    for table in tables.0.iter().flatten() {
+        let inside = url.as_str().starts_with(as_folder(table.spec.url.clone()).as_str());
+        let message = format!("{what} would lie in the folder of table `{}`", table.spec.name);
+        problems.require(!inside, path.pos, message, "give them a folder of their own, such as `out/`");
+    }
+    Some(url)
+}
+
 fn refuse_entity_keys(raw: &RawJobSpec, problems: &mut Problems) {
     let keys = [
         ("views", raw.views.as_ref().map(|at| at.key)),
@@ -257,6 +276,7 @@ fn refuse_entity_keys(raw: &RawJobSpec, problems: &mut Problems) {
         ("train", raw.train.as_ref().map(|at| at.key)),
         ("segments", raw.segments.as_ref().map(|at| at.key)),
         ("outcomes", raw.outcomes.as_ref().map(|at| at.key)),
+        ("state", raw.state.as_ref().map(|at| at.key)),
         ("publish", raw.publish.as_ref().map(|at| at.key)),
     ];
     for (key, pos) in keys {

@@ -57,6 +57,7 @@ impl Shop {
             train,
             segments: None,
             outcomes: Default::default(),
+            state: None,
             publish: None,
         };
         Shop { folder: tempfile::tempdir().unwrap(), task, tables: vec![], rows: vec![] }

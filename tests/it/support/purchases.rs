@@ -259,6 +259,7 @@ pub fn task(bundle: &Path) -> EntityTask {
         },
         segments: None,
         outcomes: OutcomesSpec::default(),
+        state: None,
         publish: None,
     }
 }

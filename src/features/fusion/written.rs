@@ -1,0 +1,45 @@
+//! States on their way into files: those of every block of days that is to be written.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, UInt32Array};
+use arrow::compute::take;
+use rayon::prelude::*;
+
+use super::shard::Export;
+use crate::Result;
+use crate::features::state::{BlockWriter, GroupState, Night, States};
+
+/// The states of one source that are written.
+pub(super) struct Writing {
+    states: Arc<States>,
+    group: GroupState,
+    writers: Vec<BlockWriter>,
+}
+
+impl Writing {
+    /// What a night writes.
+    pub fn new(night: Night, states: &Arc<States>) -> Result<Self> {
+        let folder = states.folder()?;
+        let writers = night.targets.iter().map(|target| BlockWriter::new(target.block, &folder)).collect();
+        Ok(Writing { states: Arc::clone(states), group: night.group, writers })
+    }
+
+    /// Adds the states of a range of customers, whose keys these are.
+    pub fn add(&mut self, keys: &ArrayRef, exports: Vec<Option<Export>>) -> Result<()> {
+        for (writer, export) in self.writers.iter_mut().zip(exports) {
+            if let Some(Export { customers, states }) = export {
+                writer.add(take(keys, &UInt32Array::from(customers), None)?, &states)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the files and hands them over.
+    pub fn finish(self) -> Result<()> {
+        let folder = &self.group.identity[..16];
+        let written = self.writers.into_par_iter().map(|writer| writer.finish(folder)).collect::<Result<Vec<_>>>()?;
+        self.states.wrote(self.group, written);
+        Ok(())
+    }
+}

@@ -1,0 +1,142 @@
+//! The states of a block of days as a Parquet file: the key, then the states of every aggregate, a row per customer.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchReader};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use bytes::Bytes;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::{Compression, Encoding};
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
+
+use super::days::Block;
+use super::manifest::{BlockState, StateFile};
+use crate::{Error, Result, hash};
+
+const KEY: &str = "key";
+/// Which column of the file each column of the states is.
+const PLACES: &str = "tenure.columns";
+const ROW_GROUP_ROWS: usize = 1 << 20;
+
+/// The states of a block until they are written.
+pub struct BlockWriter {
+    block: Block,
+    path: PathBuf,
+    batches: Vec<RecordBatch>,
+}
+
+/// A block that was written to a local file, or that has no rows and no file.
+#[derive(Debug)]
+pub struct WrittenBlock {
+    pub local: PathBuf,
+    pub state: BlockState,
+}
+
+impl BlockWriter {
+    /// A file below `folder`; it is there once the states are.
+    pub fn new(block: Block, folder: &Path) -> Self {
+        let path = folder.join(format!("{}_{}.parquet", block.level, block.index));
+        BlockWriter { block, path, batches: Vec::new() }
+    }
+
+    /// Appends states.
+    pub fn add(&mut self, keys: ArrayRef, states: &[ArrayRef]) -> Result<()> {
+        let columns: Vec<ArrayRef> = std::iter::once(keys).chain(states.iter().cloned()).collect();
+        self.batches.push(RecordBatch::try_new(schema(&columns), columns)?);
+        Ok(())
+    }
+
+    /// Writes the file; `folder` is where it will be in the store.
+    pub fn finish(self, folder: &str) -> Result<WrittenBlock> {
+        let BlockWriter { block, path, batches } = self;
+        let Some(first) = batches.first() else {
+            return Ok(WrittenBlock { local: path, state: BlockState { block, rows: 0, file: None } });
+        };
+        let whole = concat_batches(&first.schema(), &batches)?;
+        drop(batches);
+        let mut bytes = Vec::new();
+        let (places, columns) = different(whole.columns());
+        let schema = schema(&columns);
+        let mut writer = ArrowWriter::try_new(&mut bytes, Arc::clone(&schema), Some(properties(&schema, &places)))?;
+        writer.write(&RecordBatch::try_new(schema, columns)?)?;
+        writer.close()?;
+        std::fs::write(&path, &bytes).map_err(|e| Error::io(&path, e))?;
+        let (days, hash) = (block.days(), hash::of_bytes(&bytes));
+        let name = format!("{folder}/{}-{}_{}.parquet", days.start, days.end, &hash[..16]);
+        let file = StateFile { path: name, bytes: bytes.len() as u64, crc32c: crc32c::crc32c(&bytes) };
+        Ok(WrittenBlock { local: path, state: BlockState { block, rows: whole.num_rows() as u64, file: Some(file) } })
+    }
+}
+
+/// The different columns, and which of them each column is: the newest order's time is often that of the first one too.
+fn different(columns: &[ArrayRef]) -> (Vec<usize>, Vec<ArrayRef>) {
+    let (mut places, mut found): (Vec<usize>, Vec<ArrayRef>) = (Vec::new(), Vec::new());
+    for column in columns {
+        let place = found.iter().position(|known| known == column);
+        places.push(place.unwrap_or(found.len()));
+        if place.is_none() {
+            found.push(Arc::clone(column));
+        }
+    }
+    (places, found)
+}
+
+/// The states in a file's bytes, as one batch; an error says what is wrong with them.
+pub fn read(
+    bytes: Bytes,
+    state: &BlockState,
+    key_type: &DataType,
+    states: usize,
+) -> std::result::Result<RecordBatch, String> {
+    let words = |e: &dyn std::fmt::Display| e.to_string();
+    let Some(file) = &state.file else { return Err("it has no file".to_owned()) };
+    if bytes.len() as u64 != file.bytes || crc32c::crc32c(&bytes) != file.crc32c {
+        return Err("its bytes are not those that were written".to_owned());
+    }
+    let rows = usize::try_from(state.rows).unwrap_or_default();
+    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|e| words(&e))?;
+    let pairs = reader.metadata().file_metadata().key_value_metadata().into_iter().flatten();
+    let places = pairs.filter(|pair| pair.key == PLACES).find_map(|pair| pair.value.clone()).unwrap_or_default();
+    let reader = reader.with_batch_size(rows.max(1)).build().map_err(|e| words(&e))?;
+    let schema = reader.schema();
+    let batches = reader.collect::<std::result::Result<Vec<_>, _>>().map_err(|e| words(&e))?;
+    let batch = match batches.as_slice() {
+        [batch] => batch.clone(),
+        batches => concat_batches(&schema, batches).map_err(|e| words(&e))?,
+    };
+    let columns = places.split(' ').map(|place| batch.columns().get(place.parse::<usize>().ok()?).cloned());
+    let columns: Vec<ArrayRef> = columns.collect::<Option<_>>().unwrap_or_default();
+    if batch.num_rows() != rows || columns.len() != 1 + states || columns[0].data_type() != key_type {
+        return Err("it has other rows or columns than the manifest says".to_owned());
+    }
+    RecordBatch::try_new(self::schema(&columns), columns).map_err(|e| words(&e))
+}
+
+fn schema(columns: &[ArrayRef]) -> SchemaRef {
+    let name = |i: usize| if i == 0 { KEY.to_owned() } else { format!("s{i}") };
+    let field = |(i, column): (usize, &ArrayRef)| Field::new(name(i), column.data_type().clone(), i > 0);
+    Arc::new(Schema::new(columns.iter().enumerate().map(field).collect::<Vec<_>>()))
+}
+
+/// Whole numbers lie close together, and deltas make them small; amounts are a few different ones as long as a block is small.
+fn properties(schema: &Schema, places: &[usize]) -> WriterProperties {
+    let places: Vec<String> = places.iter().map(usize::to_string).collect();
+    let mut properties = WriterProperties::builder()
+        .set_compression(Compression::LZ4_RAW)
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_statistics_enabled(EnabledStatistics::None)
+        .set_key_value_metadata(Some(vec![KeyValue::new(PLACES.to_owned(), places.join(" "))]))
+        .set_created_by(concat!("tenure ", env!("CARGO_PKG_VERSION")).to_owned());
+    for field in schema.fields().iter().filter(|field| *field.data_type() == DataType::Int64) {
+        let path = ColumnPath::from(field.name().as_str());
+        properties = properties
+            .set_column_dictionary_enabled(path.clone(), false)
+            .set_column_encoding(path, Encoding::DELTA_BINARY_PACKED);
+    }
+    properties.build()
+}

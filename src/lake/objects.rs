@@ -1,0 +1,133 @@
+//! The files behind a scan of a table: what each of them is, which days its rows are of, and the table cut down to some.
+
+use std::any::Any;
+use std::collections::{HashMap, HashSet};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use arrow::datatypes::DataType;
+use chrono::{TimeZone, Utc};
+use chrono_tz::Tz;
+use datafusion::catalog::TableProvider;
+use datafusion::common::ScalarValue;
+use datafusion::datasource::{provider_as_source, source_as_provider};
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::logical_expr::{LogicalPlan, TableScan, TableSource};
+
+use super::checks::Checks;
+use super::files::{DataFile, InputObject};
+use super::point_in_time::{column_type, days};
+use super::provider::LakeTable;
+use crate::spec::{ColumnType, Format, OnFail, TableSpec};
+use crate::{Error, Result, hash};
+
+/// The days of an object's rows, as Arrow counts days, on the clock of the job; `None` where no row has a time.
+pub type ObjectDays = Option<RangeInclusive<i32>>;
+
+/// A declared table at one visibility, behind a scan in a plan.
+#[derive(Debug, Clone)]
+pub struct TableObjects(LakeTable);
+
+impl TableObjects {
+    /// The table that is scanned, if it is one of a [`super::Lake`].
+    pub fn behind(scan: &TableScan) -> Option<Self> {
+        let provider = source_as_provider(&scan.source).ok()?;
+        let any: &dyn Any = provider.as_ref();
+        any.downcast_ref::<LakeTable>().cloned().map(TableObjects)
+    }
+
+    /// The table's name.
+    pub fn name(&self) -> &str {
+        &self.0.spec.name
+    }
+
+    /// Why what a file says today may not be what it says tomorrow, where that is so.
+    pub fn unsteady(&self) -> Option<String> {
+        let spec = &self.0.spec;
+        let repeats = self.0.checks.unique.iter().any(|check| check.on_fail == OnFail::Reject);
+        match () {
+            () if spec.event_time.is_none() => Some("it has no `event_time`".to_owned()),
+            () if spec.known_at.is_some() => Some("with `known_at`, rows of old days appear in old files".to_owned()),
+            () if spec.format != Format::Parquet => {
+                Some("CSV files do not say which days their rows are of".to_owned())
+            }
+            () if repeats => Some("which rows a `unique` check rejects depends on all other rows".to_owned()),
+            () => None,
+        }
+    }
+
+    /// What the rows of a file depend on beside the file.
+    pub fn identity(&self) -> String {
+        identity(&self.0.spec, &self.0.checks, self.0.timezone)
+    }
+
+    /// The files that can hold visible rows, sorted by path.
+    pub fn all(&self) -> Vec<InputObject> {
+        self.0.parts.iter().map(|file| self.0.files.input(&self.0.spec, file)).collect()
+    }
+
+    /// The days of the rows of these files, by their paths, from the statistics in their footers; an error says which file has
+    /// none.
+    pub async fn days(&self, paths: &HashSet<String>, runtime: &RuntimeEnv) -> Result<HashMap<String, ObjectDays>> {
+        let mut found = HashMap::new();
+        let Some(column) = &self.0.spec.event_time else { return Ok(found) };
+        let partition = self.0.spec.partition_by.iter().position(|(name, _)| name == column);
+        for (path, file) in self.named(paths) {
+            let days = match partition {
+                Some(i) => self.days_of(&file.values[i], &file.values[i]),
+                None => {
+                    let statistics = self.0.files.event_times(file, column, runtime).await?;
+                    match statistics {
+                        Some((least, most)) => self.days_of(&least, &most),
+                        None => Some(None),
+                    }
+                }
+            };
+            let url = self.0.files.url_of(&file.meta.location);
+            let days = days.ok_or_else(|| Error::user(format!("`{url}` does not say when its rows happened")))?;
+            found.insert(path, days);
+        }
+        Ok(found)
+    }
+
+    fn named(&self, paths: &HashSet<String>) -> impl Iterator<Item = (String, &DataFile)> {
+        let named = self.0.parts.iter().map(|file| (self.0.files.below_root(&file.meta.location), file));
+        named.filter(|(path, _)| paths.contains(path))
+    }
+
+    /// The days between two times; `None` where they are no times.
+    fn days_of(&self, least: &ScalarValue, most: &ScalarValue) -> Option<ObjectDays> {
+        let declared = column_type(&self.0.spec, self.0.spec.event_time.as_ref()?)?;
+        let day = |value: &ScalarValue| match declared {
+            ColumnType::Date => match value.cast_to(&DataType::Date32).ok()? {
+                ScalarValue::Date32(day) => day,
+                _ => None,
+            },
+            _ => match value.cast_to(&declared.arrow()).ok()? {
+                ScalarValue::TimestampMicrosecond(micros, _) => {
+                    let instant = Utc.timestamp_micros(micros?).single()?;
+                    Some(days(instant.with_timezone(&self.0.timezone).date_naive()))
+                }
+                _ => None,
+            },
+        };
+        Some(Some(day(least)?..=day(most)?))
+    }
+
+    /// A scan of the table that reads these files alone, as `plan` scans it; what its checks see is no part of a report.
+    pub fn only(&self, paths: &HashSet<String>, scan: &TableScan) -> LogicalPlan {
+        let parts = self.named(paths).map(|(_, file)| file.clone()).collect();
+        let table = LakeTable { parts: Arc::new(parts), state: None, ..self.0.clone() };
+        let provider: Arc<dyn TableProvider> = Arc::new(table);
+        let source: Arc<dyn TableSource> = provider_as_source(provider);
+        LogicalPlan::TableScan(TableScan { source, ..scan.clone() })
+    }
+}
+
+/// What the rows of a table's file depend on beside the file: the declaration and the checks that reject rows.
+pub(super) fn identity(spec: &TableSpec, checks: &Checks, timezone: Tz) -> String {
+    let columns: Vec<_> = spec.columns.iter().map(|c| format!("{} {}", c.name, c.column_type.name())).collect();
+    let good = checks.good().map(|good| good.to_string());
+    let identity = (spec.url.as_str(), columns, &spec.partition_by, &spec.event_time, good, timezone.name());
+    hash::of_bytes(format!("{identity:?}"))
+}
