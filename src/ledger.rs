@@ -17,8 +17,8 @@ pub use list::{Ledger, Listing, Unreadable};
 pub use outcome::{OutcomeRecord, outcome_lines};
 
 use crate::error::ExitStatus;
-use crate::lake::Store;
 use crate::lake::publish::{Commit, CommittedTable, RunKey, night_folder};
+use crate::lake::{Store, Traffic};
 use crate::{Error, Result};
 
 /// The format of a record; raised when a reader of the old one would misunderstand the new one.
@@ -106,6 +106,9 @@ pub struct RunRecord {
     /// What it read, by table.
     #[serde(default)]
     pub inputs: Vec<InputRecord>,
+    /// What it asked remote stores for, up to its commit.
+    #[serde(default)]
+    pub traffic: Traffic,
     /// Every SQL file with its hash.
     #[serde(default)]
     pub sql: BTreeMap<String, String>,
@@ -261,6 +264,7 @@ impl RunRecord {
             finished: None,
             timings: Vec::new(),
             inputs: Vec::new(),
+            traffic: Traffic::default(),
             sql: BTreeMap::new(),
             model: None,
             counts: Counts::default(),

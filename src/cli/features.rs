@@ -25,10 +25,12 @@ pub(super) fn run(command: FeaturesCommand, global: &GlobalArgs, printer: &Print
         }
         FeaturesCommand::Plan { job } => {
             let spec = job.load()?;
-            let day = AsOf::new(chrono::NaiveDate::default(), spec.timezone());
+            // Any day will do.
+            let day = AsOf::parse("2000-01-01", spec.timezone())?;
+            let states = spec.entity_task()?.state.is_some();
             let found = block_on(&engine, async {
                 let plan = Plan::new(&spec).await?;
-                plan.features.pass_plan(&lake::empty_session(&spec)?, &spec, day).await
+                plan.features.pass_plan(&lake::empty_session(&spec)?, &spec, day, states).await
             })?;
             match printer.json() {
                 true => printer.data_json(&found)?,
@@ -36,13 +38,13 @@ pub(super) fn run(command: FeaturesCommand, global: &GlobalArgs, printer: &Print
             }
             Ok(ExitStatus::Done)
         }
-        FeaturesCommand::Build { job, as_of, out, every, count, from_source } => {
+        FeaturesCommand::Build { job, as_of, out, dry_run: _, every, count, from_source } => {
             let spec = job.load()?;
             let as_of = as_of.of(&spec)?;
-            let files = match (every, count) {
-                (Some(every), Some(count)) => {
+            let files = match (&out, every, count) {
+                (Some(out), Some(every), Some(count)) => {
                     let days = (0..u64::from(count)).map(|n| as_of.minus_days(n * every));
-                    days.map(|day| (day, pipeline::place_of(&out, day))).collect()
+                    days.map(|day| (day, Some(pipeline::place_of(out, day)))).collect()
                 }
                 _ => vec![(as_of, out)],
             };
@@ -54,7 +56,8 @@ pub(super) fn run(command: FeaturesCommand, global: &GlobalArgs, printer: &Print
                 printer.data_json(&built)?;
             }
             for matrix in built {
-                printer.say(format!("{} customers at {} in {}", matrix.rows, matrix.as_of, matrix.path.display()));
+                let place = matrix.path.map(|path| format!(" in {}", path.display())).unwrap_or_default();
+                printer.say(format!("{} customers at {}{place}", matrix.rows, matrix.as_of));
             }
             Ok(ExitStatus::Done)
         }

@@ -7,6 +7,7 @@ mod evaluate;
 mod features;
 mod night;
 mod runs;
+mod state;
 mod train;
 mod tune;
 
@@ -135,6 +136,9 @@ pub enum Command {
     /// Test, show and document the feature files
     #[command(subcommand)]
     Features(FeaturesCommand),
+    /// List, rebuild and verify the states of past days
+    #[command(subcommand)]
+    State(StateCommand),
     /// Print the JSON Schema of the job file, for editors
     Schema,
     /// List the runs in the ledger, or show one
@@ -147,6 +151,37 @@ pub enum Command {
     Completions {
         /// The shell
         shell: clap_complete::Shell,
+    },
+}
+
+/// `tenure state`.
+#[derive(Debug, Subcommand)]
+pub enum StateCommand {
+    /// List the states of a job
+    List {
+        /// Which job.
+        #[command(flatten)]
+        job: JobArgs,
+    },
+    /// Compute the states of a job anew, from all rows, and remove files that no run put in force
+    #[command(after_help = "Example: tenure state rebuild jobs/ltv.yaml --as-of 2026-07-01")]
+    Rebuild {
+        /// Which job.
+        #[command(flatten)]
+        job: JobArgs,
+        /// Which day.
+        #[command(flatten)]
+        as_of: AsOfArgs,
+    },
+    /// Read every state, and compare the features that they give with those of all rows
+    #[command(after_help = "Exit code 1 says that a state is damaged, or gives other features than all rows do.")]
+    Verify {
+        /// Which job.
+        #[command(flatten)]
+        job: JobArgs,
+        /// The day of the comparison [default: the newest one that states were written at]
+        #[arg(long, value_name = "YYYY-MM-DD")]
+        as_of: Option<String>,
     },
 }
 
@@ -203,6 +238,9 @@ pub struct RunArgs {
     /// Compute the night again, even if it is already published
     #[arg(long)]
     force: bool,
+    /// Read the tables alone, and neither use nor write the job's states
+    #[arg(long)]
+    from_source: bool,
 }
 
 /// `tenure train`.
@@ -317,8 +355,11 @@ pub enum FeaturesCommand {
         as_of: AsOfArgs,
         /// The file; of several days the folder, which gets as_of=DAY/part-0.parquet for each. What is there is replaced once
         /// the new file is whole
-        #[arg(long, value_name = "PATH")]
-        out: PathBuf,
+        #[arg(long, value_name = "PATH", required_unless_present = "dry_run")]
+        out: Option<PathBuf>,
+        /// Do everything but write the matrix; states are written
+        #[arg(long, conflicts_with_all = ["out", "every"])]
+        dry_run: bool,
         /// How far apart several days lie, the last one being --as-of: `30d`
         #[arg(long, value_name = "DAYS", requires = "count", value_parser = days)]
         every: Option<u64>,
@@ -419,6 +460,7 @@ pub fn run(cli: Cli, printer: &Printer) -> Result<ExitStatus> {
         Command::Evaluate(args) => evaluate::run(&args, global, printer),
         Command::Check(args) => check::run(&args, global, printer),
         Command::Features(command) => features::run(command, global, printer),
+        Command::State(command) => state::run(&command, global, printer),
         Command::Schema => {
             printer.data_json(&crate::spec::json_schema())?;
             Ok(ExitStatus::Done)

@@ -10,7 +10,7 @@ pub(super) fn run(args: &RunArgs, global: &GlobalArgs, printer: &Printer) -> Res
     let spec = args.job.load()?;
     let as_of = args.as_of.of(&spec)?;
     let engine = global.engine()?;
-    let options = NightOptions { engine, device: global.device()?, force: args.force };
+    let options = NightOptions { engine, device: global.device()?, force: args.force, from_source: args.from_source };
     let verdict = block_on(&engine, pipeline::run(&spec, as_of, &options, printer))?;
     if printer.json() {
         printer.data_json(&verdict)?;

@@ -42,7 +42,7 @@ pub use pass_plan::{LoneFile, PassPlan, SharedScan};
 pub use rows::BATCH_ROWS;
 pub use sequence::SEQUENCE;
 pub use set::FeatureSet;
-pub use state::{BlockState, GroupState, Manifest, StateReport, States};
+pub use state::{Block, BlockState, GroupState, Manifest, StateFile, StateReport, States};
 pub use stream::FeatureStream;
 pub use window::Window;
 

@@ -35,6 +35,8 @@ pub struct SharedScan {
     pub buckets: usize,
     /// Columns that are merged from the buckets.
     pub columns: usize,
+    /// Why no states stand in for the rows of past days, where the job keeps states.
+    pub no_states: Option<String>,
 }
 
 /// A file that shares nothing.
@@ -47,12 +49,14 @@ pub struct LoneFile {
 }
 
 impl FeatureSet {
-    /// Which files are computed together at `as_of`, and which are not and why. The tables may be empty.
+    /// Which files are computed together at `as_of`, and which are not and why, where `states` are kept or not. The tables may be
+    /// empty.
     pub async fn pass_plan(
         &self,
         context: &SessionContext,
         tables: &(impl AsRef<[TableSpec]> + Sync + ?Sized),
         as_of: AsOf,
+        states: bool,
     ) -> Result<PassPlan> {
         let bench = Bench::over(context).await?;
         let prepared = self.prepared(&bench, tables.as_ref(), as_of).await?;
@@ -68,7 +72,7 @@ impl FeatureSet {
                 },
             }
         }
-        for source in Source::of(&recipes)? {
+        for source in Source::of(&recipes, states)? {
             plan.scans.push(SharedScan {
                 reads: source.reads(),
                 files: source.recipes().map(|place| prepared.files[place].definition.file.clone()).collect(),
@@ -76,6 +80,7 @@ impl FeatureSet {
                 aggregates: source.aggregates(),
                 buckets: source.buckets(),
                 columns: source.windows(),
+                no_states: source.unsteady().filter(|_| states).map(str::to_owned),
             });
         }
         Ok(plan)
@@ -85,13 +90,17 @@ impl FeatureSet {
 impl std::fmt::Display for PassPlan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for scan in &self.scans {
-            let SharedScan { reads, files, expressions, aggregates, buckets, columns } = scan;
+            let SharedScan { reads, files, expressions, aggregates, buckets, columns, no_states } = scan;
             writeln!(f, "scan of {reads}")?;
             for file in files {
                 writeln!(f, "  {file}")?;
             }
             let work = format!("{expressions} expressions, {aggregates} aggregates, {buckets} buckets of time");
-            writeln!(f, "  {work} → {columns} columns\n")?;
+            writeln!(f, "  {work} → {columns} columns")?;
+            if let Some(why) = no_states {
+                writeln!(f, "  reads every row every night: {why}")?;
+            }
+            writeln!(f)?;
         }
         for LoneFile { file, why } in &self.alone {
             writeln!(f, "alone: {file}\n  {why}\n")?;

@@ -139,6 +139,27 @@ async fn file(
     definition: &Definition,
     as_of: AsOf,
 ) -> Result<Part, Vec<Problem>> {
+    let mut part = file_at(set, bench, tables, definition, as_of).await?;
+    if let Ok(recipe) = &mut part.recipe {
+        let of_view =
+            |(table, _): &(String, Location)| set.views.iter().any(|v| v.stem == *table && v.asks_for_as_of());
+        if definition.tables.iter().any(of_view) {
+            recipe.compare(None);
+        } else if definition.asks_for_as_of() {
+            let later = file_at(set, bench, tables, definition, as_of.plus_days(1)).await?;
+            recipe.compare(later.recipe.as_ref().ok());
+        }
+    }
+    Ok(part)
+}
+
+async fn file_at(
+    set: &FeatureSet,
+    bench: &Bench,
+    tables: &[TableSpec],
+    definition: &Definition,
+    as_of: AsOf,
+) -> Result<Part, Vec<Problem>> {
     let plan = bench.plan(definition, as_of.instant()).await?;
     if definition.kind == Kind::Free {
         let time = match definition.tables.as_slice() {

@@ -65,6 +65,11 @@ impl FeatureSet {
         (FeatureSet { entity: task.entity.clone(), population, views, features, sequence }, problems)
     }
 
+    /// Whether the newest events of a customer are read.
+    pub fn has_sequence(&self) -> bool {
+        self.sequence.is_some()
+    }
+
     /// The same without the events, for a model that does not read them.
     pub fn without_sequence(&self) -> FeatureSet {
         FeatureSet { sequence: None, ..self.clone() }

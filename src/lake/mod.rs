@@ -20,6 +20,7 @@ mod report;
 mod session;
 mod store;
 mod tables;
+mod traffic;
 mod unique;
 
 use std::collections::HashMap;
@@ -42,6 +43,7 @@ pub use report::{CheckCount, CheckReport, KEPT_REJECTS, StaleTable, rejects_sche
 pub use session::{DEFAULT_MEMORY, EngineOptions, context, empty_session, empty_tables, parse_bytes};
 pub use store::{PutOutcome, Store, StoredObject};
 pub use tables::schema;
+pub use traffic::Traffic;
 
 use self::checks::Checks;
 use self::files::TableFiles;

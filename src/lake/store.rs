@@ -22,6 +22,7 @@ use object_store::{
 use url::Url;
 
 use super::local::{self, Existing};
+use super::traffic::Counting;
 use crate::{Error, Result};
 
 /// Parts of an upload: S3 takes 10,000 of them, so one object may have 80 GiB.
@@ -90,12 +91,12 @@ impl Store {
             ObjectStoreScheme::GoogleCloudStorage => {
                 let builder = object_store::gcp::GoogleCloudStorageBuilder::new().with_url(url.as_str());
                 let builder = configured(env, "GOOGLE_", builder, |b, k, v| b.with_config(k, v));
-                Arc::new(builder.with_retry(retries()).build().map_err(failed)?)
+                Arc::new(builder.with_http_connector(Counting).with_retry(retries()).build().map_err(failed)?)
             }
             ObjectStoreScheme::MicrosoftAzure => {
                 let builder = object_store::azure::MicrosoftAzureBuilder::new().with_url(url.as_str());
                 let builder = configured(env, "AZURE_", builder, |b, k, v| b.with_config(k, v));
-                Arc::new(builder.with_retry(retries()).build().map_err(failed)?)
+                Arc::new(builder.with_http_connector(Counting).with_retry(retries()).build().map_err(failed)?)
             }
             _ => return Err(Error::user(format!("`{url}` is not the URL of a store")).hint(SCHEMES)),
         };

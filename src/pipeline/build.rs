@@ -21,18 +21,18 @@ const WAITING: usize = 4;
 pub struct BuiltMatrix {
     /// Its date.
     pub as_of: chrono::NaiveDate,
-    /// Its file.
-    pub path: PathBuf,
+    /// Its file, if it was written.
+    pub path: Option<PathBuf>,
     /// Customers.
     pub rows: u64,
 }
 
-/// Writes the features of everyone known at each date, one row per customer, sorted by key, into the file of the date. The dates
-/// share one pass over the tables, where what is visible at one of them is among what is visible later; one date alone uses
+/// Writes the features of everyone known at each date, one row per customer, sorted by key, into the file of the date; without one, it
+/// does everything but write. The dates share one pass over the tables, where what is visible at one of them is among what is visible later; one date alone uses
 /// the job's states, if there are any.
 pub async fn build(
     spec: &JobSpec,
-    files: &[(AsOf, PathBuf)],
+    files: &[(AsOf, Option<PathBuf>)],
     engine: &EngineOptions,
     states: Option<States>,
     printer: &Printer,
@@ -63,11 +63,12 @@ pub(super) async fn commit_states(states: &States, printer: &Printer) {
     }
 }
 
-async fn pass(
+/// Writes matrices in one pass.
+pub(super) async fn pass(
     features: &FeatureSet,
     spec: &JobSpec,
     lake: &Lake,
-    files: &[(AsOf, PathBuf)],
+    files: &[(AsOf, Option<PathBuf>)],
     states: Option<Arc<States>>,
 ) -> Result<Vec<BuiltMatrix>> {
     let mut sessions = Vec::new();
@@ -75,7 +76,10 @@ async fn pass(
         sessions.push((*as_of, lake.session(Visibility::at(*as_of)).await?));
     }
     let (schema, rows) = features.matrices(&sessions, spec.tables(), states).await?;
-    let open = |(_, path): &(AsOf, PathBuf)| MatrixFile::create(path, &schema);
+    let open = |(_, path): &(AsOf, Option<PathBuf>)| match path {
+        Some(path) => MatrixFile::create(path, &schema).map(Sink::File),
+        None => Ok(Sink::Nothing(0)),
+    };
     let open = files.iter().map(open).collect::<Result<Vec<_>>>()?;
     let counts = write(rows, open).await?;
     let built = files.iter().zip(counts).map(|((as_of, path), rows)| BuiltMatrix {
@@ -86,8 +90,34 @@ async fn pass(
     Ok(built.collect())
 }
 
+/// Where rows go.
+enum Sink {
+    File(MatrixFile),
+    /// They are counted.
+    Nothing(u64),
+}
+
+impl Sink {
+    fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        match self {
+            Sink::File(file) => file.write(batch),
+            Sink::Nothing(rows) => {
+                *rows += batch.num_rows() as u64;
+                Ok(())
+            }
+        }
+    }
+
+    fn finish(self) -> Result<u64> {
+        match self {
+            Sink::File(file) => file.finish(),
+            Sink::Nothing(rows) => Ok(rows),
+        }
+    }
+}
+
 /// Writes rows while the next ones are made.
-async fn write(rows: impl Stream<Item = Result<(usize, RecordBatch)>>, mut files: Vec<MatrixFile>) -> Result<Vec<u64>> {
+async fn write(rows: impl Stream<Item = Result<(usize, RecordBatch)>>, mut files: Vec<Sink>) -> Result<Vec<u64>> {
     let (sender, mut waiting) = tokio::sync::mpsc::channel::<(usize, RecordBatch)>(WAITING);
     let writer = tokio::task::spawn_blocking(move || {
         while let Some((file, batch)) = waiting.blocking_recv() {
@@ -115,7 +145,7 @@ async fn write(rows: impl Stream<Item = Result<(usize, RecordBatch)>>, mut files
     let files = writer.await.map_err(|e| Error::infra("the writer was torn down").because(e))?;
     match failed {
         Some(error) => Err(error),
-        None => files?.into_iter().map(MatrixFile::finish).collect(),
+        None => files?.into_iter().map(Sink::finish).collect(),
     }
 }
 

@@ -11,6 +11,7 @@ mod night;
 mod outcomes;
 mod plan;
 mod snapshots;
+pub mod state;
 mod tables;
 mod tune;
 mod tune_files;

@@ -1,6 +1,7 @@
 //! One night: features → scores → stages → commit → record.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use arrow::array::{BooleanArray, RecordBatch};
@@ -10,13 +11,14 @@ use futures::StreamExt;
 use serde::Serialize;
 use tempfile::TempDir;
 
+use super::build::commit_states;
 use super::outcomes::{Outcomes, PastPredictions};
 use super::plan::Plan;
 use super::tables::{NightTables, ScoredFiles};
 use crate::error::ExitStatus;
-use crate::features::FeatureStream;
+use crate::features::{FeatureStream, States};
 use crate::lake::publish::{self, Commit, KeyParts, Publisher, RunKey, StagedFile};
-use crate::lake::{CheckCount, EngineOptions, Lake, Store, Visibility};
+use crate::lake::{CheckCount, EngineOptions, Lake, Store, Traffic, Visibility};
 use crate::ledger::{CheckRecord, ModelRecord, PlacedTable, RunRecord};
 use crate::model::device::DeviceChoice;
 use crate::model::{Bundle, MINIMUM_DATA, Scorer};
@@ -35,6 +37,8 @@ pub struct NightOptions {
     pub device: DeviceChoice,
     /// Compute the night even if it is already published.
     pub force: bool,
+    /// Read the tables alone, and neither use nor write the job's states.
+    pub from_source: bool,
 }
 
 /// How a night ended.
@@ -220,6 +224,7 @@ impl Night<'_> {
         let start = Instant::now();
         let audited = self.publisher.staged(files)?.audit()?;
         self.record.took("audit", start.elapsed());
+        self.record.traffic = Traffic::so_far();
         let committed = audited.commit(&mut self.record).await?;
         let store = Store::open(&self.publish.url)?;
         let published = |table: &PlacedTable| PublishedTable {
@@ -245,10 +250,17 @@ impl Night<'_> {
 
     /// Features → scores, written as they come: the published tables and the scored rows for the stages.
     async fn score(&self, bundle: Option<&Bundle>, tables: &NightTables<'_>, dir: &Path) -> Result<ScoredFiles> {
+        let states = match self.options.from_source {
+            true => None,
+            false => States::open(self.spec, self.options.engine.threads).await?.map(Arc::new),
+        };
+        if let Some(states) = &states {
+            states.vouch(self.lake);
+        }
         let session = self.lake.session(Visibility::at(self.as_of)).await?;
         let read = bundle.is_some_and(|bundle| bundle.manifest().network.sequence.is_some());
         let features = if read { self.plan.features.clone() } else { self.plan.features.without_sequence() };
-        let features = features.matrix(&session, self.spec, self.as_of).await?;
+        let features = features.matrix_with(&session, self.spec, self.as_of, states.clone()).await?;
         let mut writer = tables.scored_writer(dir, self.publish.features)?;
         let progress = self.printer.progress("scoring", None);
         match bundle {
@@ -278,6 +290,10 @@ impl Night<'_> {
         }
         let files = writer.finish()?;
         progress.done(format!("{} customers", files.spill.rows()));
+        if let Some(states) = states {
+            commit_states(&states, self.printer).await;
+            failpoint::reach("night.states");
+        }
         Ok(files)
     }
 
@@ -286,14 +302,14 @@ impl Night<'_> {
         let Some(condition) = self.plan.minimum_data.clone() else { return Ok(features) };
         let flag = Field::new(MINIMUM_DATA, DataType::Boolean, false);
         let fields = features.schema().fields().iter().cloned().chain([flag.into()]).collect::<Vec<_>>();
-        let schema = std::sync::Arc::new(Schema::new(fields));
-        let with_flag = std::sync::Arc::clone(&schema);
+        let schema = Arc::new(Schema::new(fields));
+        let with_flag = Arc::clone(&schema);
         let batches = features.map(move |batch| {
             let batch: RecordBatch = batch?;
             let flags: BooleanArray = condition.matches(&batch)?;
             let mut columns = batch.columns().to_vec();
-            columns.push(std::sync::Arc::new(flags));
-            Ok(RecordBatch::try_new(std::sync::Arc::clone(&with_flag), columns)?)
+            columns.push(Arc::new(flags));
+            Ok(RecordBatch::try_new(Arc::clone(&with_flag), columns)?)
         });
         Ok(FeatureStream::new(schema, self.as_of, batches))
     }

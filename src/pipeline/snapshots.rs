@@ -1,12 +1,17 @@
 //! Training on the lake: features and labels at past dates, by the SQL of the nightly run.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use arrow::array::RecordBatchReader;
 use async_trait::async_trait;
 use chrono::NaiveDate;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use tempfile::TempDir;
 
 use super::plan::Plan;
-use crate::features::{FeatureColumn, FeatureStream};
+use crate::features::{BATCH_ROWS, FeatureColumn, FeatureStream};
 use crate::lake::{EngineOptions, EventSpan, Lake, Visibility};
 use crate::model::device::DeviceChoice;
 use crate::printer::Printer;
@@ -43,6 +48,9 @@ pub(super) struct LakeSnapshots<'a> {
     span: EventSpan,
     /// What became known at or after this day does not count, not even as a label.
     known: AsOf,
+    /// Matrices of dates that shared a pass, and the folder that they are in.
+    ready: Mutex<HashMap<AsOf, PathBuf>>,
+    folder: TempDir,
 }
 
 impl<'a> LakeSnapshots<'a> {
@@ -69,7 +77,13 @@ impl<'a> LakeSnapshots<'a> {
             horizon_days: column.horizon_days,
             default: column.default,
         });
-        Ok(LakeSnapshots { spec, plan, lake, labels: labels.collect(), span, known })
+        let folder = TempDir::with_prefix("tenure-snapshots-").map_err(|e| Error::io(std::env::temp_dir(), e))?;
+        let (labels, ready) = (labels.collect(), Mutex::default());
+        Ok(LakeSnapshots { spec, plan, lake, labels, span, known, ready, folder })
+    }
+
+    fn ready(&self) -> MutexGuard<'_, HashMap<AsOf, PathBuf>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The day on which each customer known at `as_of` came, by the key as text.
@@ -83,6 +97,15 @@ impl<'a> LakeSnapshots<'a> {
         let timezone = self.spec.timezone();
         Ok(instants.into_iter().map(|(key, at)| (key, at.with_timezone(&timezone).date_naive())).collect())
     }
+}
+
+/// A matrix that was written to a local file.
+fn read_matrix(path: &Path, as_of: AsOf) -> Result<FeatureStream> {
+    let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file)?.with_batch_size(BATCH_ROWS).build()?;
+    let schema = reader.schema();
+    let batches = futures::stream::iter(reader.map(|batch| batch.map_err(Error::from)));
+    Ok(FeatureStream::new(schema, as_of, batches))
 }
 
 #[async_trait(?Send)]
@@ -108,7 +131,25 @@ impl SnapshotSource for LakeSnapshots<'_> {
         Ok(AsOf::new(self.span.first.with_timezone(&timezone).date_naive(), timezone))
     }
 
+    /// Reads the tables once for all dates, where a later date sees all that an earlier one sees. The newest events of a customer
+    /// are not part of such a pass.
+    async fn prepare(&self, dates: &[AsOf]) -> Result<()> {
+        let features = &self.plan.features;
+        let new: Vec<AsOf> = dates.iter().filter(|date| !self.ready().contains_key(date)).copied().collect();
+        if new.len() < 2 || features.has_sequence() || !features.shares_passes(self.spec.tables()) {
+            return Ok(());
+        }
+        let files = new.iter().map(|date| (*date, Some(super::build::place_of(self.folder.path(), *date))));
+        let files: Vec<(AsOf, Option<PathBuf>)> = files.collect();
+        super::build::pass(features, self.spec, &self.lake, &files, None).await?;
+        self.ready().extend(files.into_iter().filter_map(|(date, path)| Some((date, path?))));
+        Ok(())
+    }
+
     async fn matrix(&self, as_of: AsOf) -> Result<FeatureStream> {
+        if let Some(path) = self.ready().get(&as_of) {
+            return read_matrix(path, as_of);
+        }
         let session = self.lake.session(Visibility::at(as_of)).await?;
         self.plan.features.matrix(&session, self.spec, as_of).await
     }

@@ -167,6 +167,7 @@ impl<'a> Gatherer<'a> {
             kept: Vec::new(),
             negative: 0,
         };
+        self.source.prepare(dates).await?;
         for date in dates {
             note(*date);
             let keys = self.add_features(&mut data, *date).await?;

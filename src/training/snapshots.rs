@@ -34,6 +34,10 @@ pub trait SnapshotSource: Send + Sync {
     fn label_hashes(&self) -> BTreeMap<String, String>;
     /// The first day of which there is any event.
     async fn first_event(&self) -> Result<AsOf>;
+    /// Hears of dates whose features are asked for next: what they share can be read once.
+    async fn prepare(&self, _dates: &[AsOf]) -> Result<()> {
+        Ok(())
+    }
     /// The features of everyone known at `as_of`, sorted by key.
     async fn matrix(&self, as_of: AsOf) -> Result<FeatureStream>;
     /// Each label over its own days from `as_of` on, for customers that have rows there.

@@ -192,7 +192,7 @@ async fn all_files_over_a_table_share_one_scan() {
         .feature("share", "SELECT paid_total / total_lifetime AS share FROM features");
     let set = shop.load().unwrap();
     let day = crate::support::memory::utc("2026-03-01");
-    let plan = set.pass_plan(&shop.context(2, 4), &shop.tables, day).await.unwrap();
+    let plan = set.pass_plan(&shop.context(2, 4), &shop.tables, day, false).await.unwrap();
     let scans: Vec<(&str, &[String])> = plan.scans.iter().map(|s| (s.reads.as_str(), s.files.as_slice())).collect();
     assert_eq!(
         scans,
@@ -202,7 +202,7 @@ async fn all_files_over_a_table_share_one_scan() {
         ]
     );
     // Edges at 1, 7 and 30 days and at the day itself; the sum over a lifetime is that of both files.
-    assert_eq!((plan.scans[0].buckets, plan.scans[0].aggregates), (5, 13));
+    assert_eq!((plan.scans[0].buckets, plan.scans[0].aggregates), (5, 12));
     assert_eq!(plan.alone.len(), 1);
     assert_eq!(plan.alone[0].why, "`median` is not among the aggregates of a fused pass");
     assert_eq!(plan.derived, ["sql/features/share.sql"]);

@@ -353,7 +353,8 @@ async fn damaged_states_are_computed_again_and_a_note_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_but_the_first_of_two_runs_puts_states_in_force() {
     let shop = shop_of_60_days().await;
-    let as_of = shop.as_of(50);
+    shop.night(50).await.unwrap();
+    let as_of = shop.as_of(51);
     let run = async || {
         let options = EngineOptions { memory_limit: None, threads: 1 };
         let lake = Lake::open(&shop.spec, &options).unwrap();
@@ -368,5 +369,5 @@ async fn nobody_but_the_first_of_two_runs_puts_states_in_force() {
     assert_eq!(one.commit().await.unwrap().notes, Vec::<String>::new());
     let late = other.commit().await.unwrap();
     assert_eq!(late.notes, ["another run has written states: these are dropped"]);
-    shop.night(51).await.unwrap();
+    shop.night(52).await.unwrap();
 }

@@ -16,7 +16,7 @@ use super::distinct::Distinct;
 use super::first::FirstNumber as Leader;
 use super::gaps::{Gaps, LooseGaps};
 use super::keys::NOBODY;
-use super::moments::Moments;
+use super::moments::{Spreads, Sums};
 use super::only::Only;
 use super::pick::Pick;
 use super::simple::{Counts, Extremes, IntegerSums};
@@ -68,61 +68,87 @@ impl Rows<'_> {
     }
 }
 
-/// Which slots there are.
+/// Which slots there are: those of one bucket lie together, customer by customer, so that windows are merged from neighbours.
 pub(super) struct Slots {
     pub customers: usize,
     /// How many slots there are.
     pub count: usize,
-    /// The customers that have rows in a bucket, and their slots there, bucket by bucket.
-    buckets: Vec<Vec<(u32, u32)>>,
+    /// The slots of every bucket.
+    buckets: Vec<Vec<Run>>,
+    /// How many pieces of written states were added.
+    pieces: usize,
+}
+
+/// Neighbouring slots of one bucket.
+pub(super) struct Run {
+    /// Which piece of written states they are, counted as they were added; `None` where rows were added up.
+    written: Option<usize>,
+    first: usize,
+    /// The customers of the slots; [`NOBODY`] for states that nobody asks for.
+    customers: Vec<u32>,
+}
+
+impl Run {
+    /// The customers and their slots.
+    fn slots(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        let slots = self.customers.iter().enumerate().filter(|(_, customer)| **customer != NOBODY);
+        slots.map(|(row, customer)| (*customer as usize, self.first + row))
+    }
 }
 
 impl Slots {
-    /// From a table of the slot plus one of each bucket of each customer, customer by customer; 0 where there are no rows.
-    pub fn new(table: &[u32], buckets: usize, customers: usize, count: usize) -> Self {
-        let mut found = vec![Vec::new(); buckets];
-        for (customer, slots) in table.chunks(buckets).enumerate() {
-            for (bucket, slot) in slots.iter().enumerate().filter(|(_, slot)| **slot > 0) {
-                found[bucket].push((customer as u32, slot - 1));
+    /// The slots of rows: `table` has a place per customer and bucket of `filled`, bucket by bucket, that is not 0 where there are
+    /// rows; it then holds the slots.
+    pub fn number(table: &mut [u32], filled: &[usize], buckets: usize, customers: usize) -> Self {
+        let mut slots = Slots { customers, count: 0, buckets: (0..buckets).map(|_| Vec::new()).collect(), pieces: 0 };
+        for (bucket, places) in filled.iter().zip(table.chunks_mut(customers.max(1))) {
+            let mut run = Run { written: None, first: slots.count, customers: Vec::new() };
+            for (customer, place) in places.iter_mut().enumerate().filter(|(_, place)| **place > 0) {
+                *place = (slots.count + run.customers.len()) as u32;
+                run.customers.push(customer as u32);
             }
+            slots.count += run.customers.len();
+            slots.buckets[*bucket].push(run);
         }
-        Slots { customers, count, buckets: found }
+        slots
     }
 
-    /// Adds slots for written states: the customers, [`NOBODY`] for states that nobody asks for, and their buckets.
-    pub fn load(&mut self, customers: &[u32], buckets: &[u16]) {
-        let slots = customers.iter().zip(buckets).enumerate().filter(|(_, (customer, _))| **customer != NOBODY);
-        for (row, (customer, bucket)) in slots {
-            self.buckets[usize::from(*bucket)].push((*customer, (self.count + row) as u32));
-        }
+    /// Adds slots for written states of one bucket; [`NOBODY`] has states that nobody asks for.
+    pub fn load(&mut self, bucket: usize, customers: &[u32]) {
+        let run = Run { written: Some(self.pieces), first: self.count, customers: customers.to_vec() };
         self.count += customers.len();
+        self.pieces += 1;
+        self.buckets[bucket].push(run);
     }
 
     /// The customers that have slots in some buckets, ascending, and for each of them those slots as one.
     pub fn together(&self, buckets: &Range<usize>) -> (Vec<u32>, Groups) {
-        let slots = || self.buckets[buckets.clone()].iter().flatten();
+        let runs = || self.buckets[buckets.clone()].iter().flatten();
         let mut places = vec![NOBODY; self.customers];
-        slots().for_each(|(customer, _)| places[*customer as usize] = 0);
+        runs().flat_map(Run::slots).for_each(|(customer, _)| places[customer] = 0);
         let mut customers = Vec::new();
         for (customer, place) in places.iter_mut().enumerate().filter(|(_, place)| **place == 0) {
             *place = customers.len() as u32;
             customers.push(customer as u32);
         }
-        let of = slots().map(|(customer, slot)| (places[*customer as usize], *slot)).collect();
-        let count = customers.len();
-        (customers, Groups { count, of })
+        let place = |customer: &u32| places.get(*customer as usize).copied().unwrap_or(NOBODY);
+        let regrouped = |run: &Run| Run { customers: run.customers.iter().map(place).collect(), ..*run };
+        let groups = Groups { count: customers.len(), runs: runs().map(regrouped).collect() };
+        (customers, groups)
     }
 
     /// The customer and the bucket of every slot; slots of nobody have none.
     pub fn owners(&self) -> Vec<Option<(u32, u32)>> {
         let mut owners = vec![None; self.count];
-        for (bucket, slots) in self.buckets.iter().enumerate() {
-            slots.iter().for_each(|(customer, slot)| owners[*slot as usize] = Some((*customer, bucket as u32)));
+        for (bucket, runs) in self.buckets.iter().enumerate() {
+            for (customer, slot) in runs.iter().flat_map(Run::slots) {
+                owners[slot] = Some((customer as u32, bucket as u32));
+            }
         }
         owners
     }
 
-    /// The state of every customer in the window of every output, output by output.
+    /// The state of every customer in the window of every output, output by output, from a state per slot.
     pub fn merged<S: Clone + Default>(
         &self,
         outputs: &[&Output],
@@ -135,14 +161,30 @@ impl Slots {
         self.walk(outputs, &mut sums, |sums| sums.fill(S::default()), add, |sums, output| finish(sums, output))
     }
 
-    /// Windows that begin with one bucket are merged one from the other: `reset` empties the sums, `add` adds a customer's
-    /// slot to them, newer ones before older ones, `finish` makes a column of them.
+    /// [`Slots::walk_runs`], slot by slot.
     pub fn walk<T>(
         &self,
         outputs: &[&Output],
         sums: &mut T,
         reset: impl Fn(&mut T),
         add: impl Fn(&mut T, usize, usize),
+        finish: impl Fn(&T, &Output) -> Result<ArrayRef>,
+    ) -> Result<Vec<ArrayRef>> {
+        let add = |sums: &mut T, run: &Run| {
+            run.slots().for_each(|(customer, slot)| add(sums, customer, slot));
+            Ok(())
+        };
+        self.walk_runs(outputs, sums, reset, add, finish)
+    }
+
+    /// Windows that begin with one bucket are merged one from the other: `reset` empties the sums, `add` adds slots to those of
+    /// their customers, newer ones before older ones, `finish` makes a column of them.
+    fn walk_runs<T>(
+        &self,
+        outputs: &[&Output],
+        sums: &mut T,
+        reset: impl Fn(&mut T),
+        add: impl Fn(&mut T, &Run) -> Result<()>,
         finish: impl Fn(&T, &Output) -> Result<ArrayRef>,
     ) -> Result<Vec<ArrayRef>> {
         let mut order: Vec<usize> = (0..outputs.len()).collect();
@@ -158,10 +200,9 @@ impl Slots {
                     window.start
                 }
             };
-            for (customer, slot) in self.buckets[merged..window.end.max(merged)].iter().flatten() {
-                add(sums, *customer as usize, *slot as usize);
-            }
-            done = Some(window.start..window.end.max(merged));
+            let end = window.end.max(merged);
+            self.buckets[merged..end].iter().flatten().try_for_each(|run| add(sums, run))?;
+            done = Some(window.start..end);
             found[w] = Some(finish(sums, outputs[w])?);
         }
         found.into_iter().map(|array| array.ok_or_else(|| Error::infra("a window was left out"))).collect()
@@ -178,20 +219,100 @@ pub(super) struct Output {
     pub window: Range<usize>,
 }
 
-/// Slots that are put together: pairs of a new slot and an old one, newer old ones before older ones.
-#[derive(Debug, Default)]
+/// Slots that are put together.
 pub(super) struct Groups {
     /// How many new slots there are.
     pub count: usize,
-    pub of: Vec<(u32, u32)>,
+    /// What is added to them, newer slots before older ones; the customers are new slots.
+    runs: Vec<Run>,
 }
 
 impl Groups {
-    /// The states of the new slots.
+    /// New slots and old ones.
+    pub fn slots(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        self.runs.iter().flat_map(Run::slots)
+    }
+
+    /// The states of the new slots, from a state per slot.
     pub fn merged<S: Clone + Default>(&self, states: &[S], merge: impl Fn(&mut S, &S)) -> Vec<S> {
         let mut sums = vec![S::default(); self.count];
-        self.of.iter().for_each(|(new, old)| merge(&mut sums[*new as usize], &states[*old as usize]));
+        self.slots().for_each(|(new, old)| merge(&mut sums[new], &states[old]));
         sums
+    }
+}
+
+/// A state per slot that has rows, and written states as they were written.
+#[derive(Default)]
+pub(super) struct Kept<S> {
+    pub states: Vec<S>,
+    loaded: Vec<Vec<ArrayRef>>,
+}
+
+impl<S: Clone + Default> Kept<S> {
+    /// There are now so many slots with rows.
+    pub fn grow(&mut self, slots: usize) {
+        self.states.resize(slots, S::default());
+    }
+
+    /// Adds written states.
+    pub fn load(&mut self, states: Vec<ArrayRef>) {
+        self.loaded.push(states);
+    }
+
+    /// The state of every customer in the window of every output; `read` reads written states.
+    pub fn merged<'a, I: Iterator<Item = S>>(
+        &'a self,
+        slots: &Slots,
+        outputs: &[&Output],
+        read: impl Fn(&'a [ArrayRef]) -> Result<I>,
+        merge: impl Fn(&mut S, &S),
+        finish: impl Fn(&[S], &Output) -> Result<ArrayRef>,
+    ) -> Result<Vec<ArrayRef>> {
+        let mut sums: Vec<S> = vec![S::default(); slots.customers];
+        let add = |sums: &mut Vec<S>, run: &Run| self.add(sums, run, &read, &merge);
+        slots.walk_runs(outputs, &mut sums, |sums| sums.fill(S::default()), add, |sums, output| finish(sums, output))
+    }
+
+    /// The states of groups of slots.
+    pub fn grouped<'a, I: Iterator<Item = S>>(
+        &'a self,
+        groups: &Groups,
+        read: impl Fn(&'a [ArrayRef]) -> Result<I>,
+        merge: impl Fn(&mut S, &S),
+    ) -> Result<Vec<S>> {
+        let mut sums = vec![S::default(); groups.count];
+        groups.runs.iter().try_for_each(|run| self.add(&mut sums, run, &read, &merge))?;
+        Ok(sums)
+    }
+
+    fn add<'a, I: Iterator<Item = S>>(
+        &'a self,
+        sums: &mut [S],
+        run: &Run,
+        read: &impl Fn(&'a [ArrayRef]) -> Result<I>,
+        merge: &impl Fn(&mut S, &S),
+    ) -> Result<()> {
+        let lost = || Error::infra("states are lost");
+        // `NOBODY` is behind all sums.
+        match run.written {
+            None => {
+                let states = self.states.get(run.first..run.first + run.customers.len()).ok_or_else(lost)?;
+                for (customer, state) in run.customers.iter().zip(states) {
+                    if let Some(sum) = sums.get_mut(*customer as usize) {
+                        merge(sum, state);
+                    }
+                }
+            }
+            Some(piece) => {
+                let states = self.loaded.get(piece).ok_or_else(lost)?;
+                for (customer, state) in run.customers.iter().zip(read(states)?) {
+                    if let Some(sum) = sums.get_mut(*customer as usize) {
+                        merge(sum, &state);
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -200,11 +321,11 @@ pub(super) trait Accumulator: Send + Sync {
     /// Adds rows; there are now so many slots.
     fn add(&mut self, rows: &Rows<'_>, slots: usize) -> Result<()>;
 
-    /// Adds states that were written down, a new slot for each, `first` the first of them.
-    fn load(&mut self, first: usize, states: &[ArrayRef]) -> Result<()>;
+    /// Adds a piece of states that were written down, a new slot for each, `first` the first of them.
+    fn load(&mut self, first: usize, states: Vec<ArrayRef>) -> Result<()>;
 
-    /// Nothing more comes; there are so many slots.
-    fn seal(&mut self, slots: usize);
+    /// Nothing more comes; so many slots have rows, and so many there are with those of written states.
+    fn seal(&mut self, rows: usize, slots: usize);
 
     /// The column of each output.
     fn finish(&self, slots: &Slots, outputs: &[&Output]) -> Result<Vec<ArrayRef>>;
@@ -231,13 +352,13 @@ pub(super) fn accumulator(function: &Function) -> Box<dyn Accumulator> {
         DistinctDays => Box::new(Distinct::days()),
         WholeDays => Box::new(Days::new()),
         SumIntegers => Box::new(IntegerSums::default()),
-        SumDoubles | Average => Box::new(Moments::new(false)),
-        Variance { .. } | Deviation { .. } => Box::new(Moments::new(true)),
-        LeastInteger => Box::new(Extremes::<i64> { states: Vec::new(), better: |new, old| new < old }),
-        GreatestInteger => Box::new(Extremes::<i64> { states: Vec::new(), better: |new, old| new > old }),
+        SumDoubles | Average => Box::new(Sums::default()),
+        Variance { .. } | Deviation { .. } => Box::new(Spreads::default()),
+        LeastInteger => Box::new(Extremes::<i64>::new(|new, old| new < old)),
+        GreatestInteger => Box::new(Extremes::<i64>::new(|new, old| new > old)),
         // NaN is less and greater than any number: one is enough, and the matrix has NULL then.
-        LeastDouble => Box::new(Extremes::<f64> { states: Vec::new(), better: less }),
-        GreatestDouble => Box::new(Extremes::<f64> { states: Vec::new(), better: greater }),
+        LeastDouble => Box::new(Extremes::<f64>::new(less)),
+        GreatestDouble => Box::new(Extremes::<f64>::new(greater)),
         Least => Box::new(Pick::extreme(false)),
         Greatest => Box::new(Pick::extreme(true)),
         FirstNumber { order, last } => Box::new(Leader::new(*order, *last)),

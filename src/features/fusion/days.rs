@@ -2,58 +2,45 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Int64Array};
-use arrow::datatypes::Int64Type;
+use arrow::array::{ArrayRef, Int64Array};
 
-use super::accumulator::{Accumulator, Groups, Output, Rows, Slots, columns_of};
+use super::accumulator::{Accumulator, Groups, Kept, Output, Rows, Slots};
 use super::distinct::Distinct;
+use super::simple::{add_count, count_column, counts};
 use crate::Result;
 
 /// The days of each slot.
 pub(super) struct Days {
     /// Those of rows.
     days: Distinct,
-    /// How many slots have rows.
-    rows: usize,
-    loaded: Vec<i64>,
-    counts: Vec<i64>,
-}
-
-fn add(sum: &mut i64, days: &i64) {
-    *sum += days;
+    counts: Kept<i64>,
 }
 
 impl Days {
     pub fn new() -> Self {
-        Days { days: Distinct::days(), rows: 0, loaded: Vec::new(), counts: Vec::new() }
+        Days { days: Distinct::days(), counts: Kept::default() }
     }
 }
 
 impl Accumulator for Days {
     fn add(&mut self, rows: &Rows<'_>, slots: usize) -> Result<()> {
-        self.rows = slots;
         self.days.add(rows, slots)
     }
 
-    fn load(&mut self, first: usize, states: &[ArrayRef]) -> Result<()> {
-        let [counts] = columns_of(states)?;
-        self.loaded.resize(first - self.rows, 0);
-        self.loaded.extend_from_slice(counts.as_primitive::<Int64Type>().values());
+    fn load(&mut self, _first: usize, states: Vec<ArrayRef>) -> Result<()> {
+        self.counts.load(states);
         Ok(())
     }
 
-    fn seal(&mut self, slots: usize) {
-        self.counts = self.days.counts(self.rows);
-        self.counts.append(&mut self.loaded);
-        self.counts.resize(slots, 0);
+    fn seal(&mut self, rows: usize, _slots: usize) {
+        self.counts.states = self.days.counts(rows);
     }
 
     fn finish(&self, slots: &Slots, outputs: &[&Output]) -> Result<Vec<ArrayRef>> {
-        let array = |sums: &[i64], _: &Output| Ok(Arc::new(Int64Array::from(sums.to_vec())) as ArrayRef);
-        slots.merged(outputs, &self.counts, add, array)
+        self.counts.merged(slots, outputs, counts, add_count, count_column)
     }
 
     fn export(&self, groups: &Groups) -> Result<Vec<ArrayRef>> {
-        Ok(vec![Arc::new(Int64Array::from(groups.merged(&self.counts, add)))])
+        Ok(vec![Arc::new(Int64Array::from(self.counts.grouped(groups, counts, add_count)?))])
     }
 }

@@ -191,8 +191,8 @@ impl Accumulator for Distinct {
         Ok(())
     }
 
-    fn load(&mut self, first: usize, states: &[ArrayRef]) -> Result<()> {
-        let [lists] = columns_of(states)?;
+    fn load(&mut self, first: usize, states: Vec<ArrayRef>) -> Result<()> {
+        let [lists] = columns_of(&states)?;
         let lists = lists.as_list::<i32>();
         let offsets = lists.value_offsets();
         let (begin, end) = (offsets[0] as usize, offsets[lists.len()] as usize);
@@ -219,7 +219,7 @@ impl Accumulator for Distinct {
         Ok(())
     }
 
-    fn seal(&mut self, _slots: usize) {}
+    fn seal(&mut self, _rows: usize, _slots: usize) {}
 
     fn finish(&self, slots: &Slots, outputs: &[&Output]) -> Result<Vec<ArrayRef>> {
         let words = self.words();
@@ -232,10 +232,10 @@ impl Accumulator for Distinct {
     fn export(&self, groups: &Groups) -> Result<Vec<ArrayRef>> {
         let pairs = self.sorted();
         let mut found: Vec<u64> = Vec::new();
-        for (new, old) in &groups.of {
-            let begin = pairs.partition_point(|pair| (pair >> 32) < u64::from(*old));
-            let own = pairs[begin..].iter().take_while(|pair| (*pair >> 32) == u64::from(*old));
-            found.extend(own.map(|pair| pair_of(*new as usize, *pair as u32)));
+        for (new, old) in groups.slots() {
+            let begin = pairs.partition_point(|pair| parts(*pair).0 < old);
+            let own = pairs[begin..].iter().take_while(|pair| parts(**pair).0 == old);
+            found.extend(own.map(|pair| pair_of(new, *pair as u32)));
         }
         found.sort_unstable();
         found.dedup();

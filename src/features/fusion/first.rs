@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
 
-use super::accumulator::{Accumulator, Groups, Output, Rows, Slots, column, columns_of, of_type, optional};
+use super::accumulator::{Accumulator, Groups, Kept, Output, Rows, Slots, column, columns_of, of_type, optional};
 use crate::{Error, Result};
 
 /// Where a row stands: by its time, then by its number. NULL comes before or after everything.
@@ -20,12 +20,12 @@ pub(super) struct FirstNumber {
     last: bool,
     /// Whether the numbers are doubles.
     doubles: bool,
-    states: Vec<Option<Place>>,
+    states: Kept<Option<Place>>,
 }
 
 impl FirstNumber {
     pub fn new(order: (bool, bool), last: bool) -> Self {
-        FirstNumber { order, last, doubles: false, states: Vec::new() }
+        FirstNumber { order, last, doubles: false, states: Kept::default() }
     }
 
     fn time(&self, time: Option<i64>) -> i128 {
@@ -41,6 +41,20 @@ impl FirstNumber {
     fn time_of(&self, (time, _): Place) -> Option<i64> {
         let time = if self.order.0 { time.checked_neg() } else { Some(time) };
         time.and_then(|time| i64::try_from(time).ok())
+    }
+
+    fn read<'a>(&'a self, states: &'a [ArrayRef]) -> Result<impl Iterator<Item = Option<Place>> + 'a> {
+        let [there, times, numbers] = columns_of(states)?;
+        let whole = numbers.as_primitive_opt::<Int64Type>().map(|numbers| numbers.values().clone());
+        let doubles = numbers.as_primitive_opt::<Float64Type>().map(|numbers| numbers.values().clone());
+        let number = move |row: usize| match (&whole, &doubles) {
+            _ if numbers.is_null(row) => NO_NUMBER,
+            (Some(whole), _) => i128::from(whole[row]),
+            (_, Some(doubles)) => i128::from(ordered(doubles[row])),
+            _ => NO_NUMBER,
+        };
+        let there = there.as_boolean().values().iter().zip(optional::<Int64Type>(times)).enumerate();
+        Ok(there.map(move |(row, (there, time))| there.then(|| (self.time(time), number(row)))))
     }
 
     fn merge(&self) -> impl Fn(&mut Option<Place>, &Option<Place>) + use<> {
@@ -76,14 +90,14 @@ fn double(ordered: i64) -> f64 {
 
 impl Accumulator for FirstNumber {
     fn add(&mut self, rows: &Rows<'_>, slots: usize) -> Result<()> {
-        self.states.resize(slots, None);
+        self.states.grow(slots);
         let [number, time, ..] = rows.values.as_slice() else {
             return Err(Error::infra("a row is ordered by nothing"));
         };
         self.doubles = *number.data_type() == DataType::Float64;
         let times = time.as_primitive::<Int64Type>();
         let there = |row: usize| number.is_valid(row);
-        let mut states = std::mem::take(&mut self.states);
+        let mut states = std::mem::take(&mut self.states.states);
         let every = rows.of_filter();
         let time = |row: usize| self.time(times.is_valid(row).then(|| times.value(row)));
         match number.data_type() {
@@ -98,39 +112,36 @@ impl Accumulator for FirstNumber {
                 every.each(|row, slot| lead(self.last, &mut states[slot], (time(row), place(row))));
             }
         }
-        self.states = states;
+        self.states.states = states;
         Ok(())
     }
 
-    fn load(&mut self, first: usize, states: &[ArrayRef]) -> Result<()> {
-        let [there, times, numbers] = columns_of(states)?;
-        self.states.resize(first, None);
+    fn load(&mut self, _first: usize, states: Vec<ArrayRef>) -> Result<()> {
+        let [_, _, numbers] = columns_of(&states)?;
         self.doubles = *numbers.data_type() == DataType::Float64;
-        let numbers: Vec<Option<i64>> = match self.doubles {
-            true => optional::<Float64Type>(numbers).map(|number| number.map(ordered)).collect(),
-            false => optional::<Int64Type>(numbers).collect(),
-        };
-        let rows = optional::<Int64Type>(times).zip(numbers);
-        let places = rows.map(|(time, number)| (self.time(time), number.map_or(NO_NUMBER, i128::from)));
-        let there = there.as_boolean().values().iter();
-        let states: Vec<Option<Place>> = there.zip(places).map(|(there, place)| there.then_some(place)).collect();
-        self.states.extend(states);
+        self.states.load(states);
         Ok(())
     }
 
-    fn seal(&mut self, slots: usize) {
-        self.states.resize(slots, None);
+    fn seal(&mut self, rows: usize, _slots: usize) {
+        self.states.grow(rows);
     }
 
     fn finish(&self, slots: &Slots, outputs: &[&Output]) -> Result<Vec<ArrayRef>> {
-        slots.merged(outputs, &self.states, self.merge(), |sums, output| match output.data_type {
-            DataType::Float64 => Ok(column::<Float64Type, _>(sums, |s| number(s).map(double))),
-            _ => of_type(&column::<Int64Type, _>(sums, number), &output.data_type),
-        })
+        self.states.merged(
+            slots,
+            outputs,
+            |states| self.read(states),
+            self.merge(),
+            |sums, output| match output.data_type {
+                DataType::Float64 => Ok(column::<Float64Type, _>(sums, |s| number(s).map(double))),
+                _ => of_type(&column::<Int64Type, _>(sums, number), &output.data_type),
+            },
+        )
     }
 
     fn export(&self, groups: &Groups) -> Result<Vec<ArrayRef>> {
-        let states = groups.merged(&self.states, self.merge());
+        let states = self.states.grouped(groups, |states| self.read(states), self.merge())?;
         let there = BooleanArray::from(states.iter().map(Option::is_some).collect::<Vec<_>>());
         let times = column::<Int64Type, _>(&states, |state| self.time_of((*state)?));
         let numbers = match self.doubles {

@@ -3,7 +3,7 @@
 use arrow::array::{ArrayRef, AsArray};
 use arrow::datatypes::{Float64Type, Int64Type};
 
-use super::accumulator::{Accumulator, Groups, Output, Rows, Slots, column, columns_of, optional};
+use super::accumulator::{Accumulator, Groups, Kept, Output, Rows, Slots, column, columns_of, optional};
 use super::aggregate::Function;
 use crate::features::gap::Gap;
 use crate::{Error, Result};
@@ -14,7 +14,7 @@ use crate::{Error, Result};
 pub(super) struct Gaps {
     /// The times of rows, and their slots.
     times: Vec<(u32, i64)>,
-    states: Vec<Gap>,
+    states: Kept<Gap>,
 }
 
 impl Accumulator for Gaps {
@@ -23,34 +23,27 @@ impl Accumulator for Gaps {
         Ok(())
     }
 
-    fn load(&mut self, first: usize, states: &[ArrayRef]) -> Result<()> {
-        let [firsts, lasts, counts, high, low] = columns_of(states)?;
-        self.states.resize(first, Gap::default());
-        let [counts, high, low] = [counts, high, low].map(|column| column.as_primitive::<Int64Type>().values());
-        let times = optional::<Int64Type>(firsts).zip(optional::<Int64Type>(lasts));
-        self.states.extend(times.enumerate().map(|(row, (first, last))| {
-            let squares = (i128::from(high[row]) << 64) | i128::from(low[row] as u64);
-            Gap::from_parts(first.zip(last), counts[row] as u64, squares)
-        }));
+    fn load(&mut self, _first: usize, states: Vec<ArrayRef>) -> Result<()> {
+        self.states.load(states);
         Ok(())
     }
 
-    fn seal(&mut self, slots: usize) {
-        self.states.resize(slots, Gap::default());
+    fn seal(&mut self, rows: usize, _slots: usize) {
+        self.states.grow(rows);
         let mut times = std::mem::take(&mut self.times);
         times.sort_unstable();
-        times.iter().for_each(|(slot, time)| self.states[*slot as usize].next(*time));
+        times.iter().for_each(|(slot, time)| self.states.states[*slot as usize].next(*time));
     }
 
     fn finish(&self, slots: &Slots, outputs: &[&Output]) -> Result<Vec<ArrayRef>> {
-        slots.merged(outputs, &self.states, Gap::precede, |gaps, output| match output.function {
+        self.states.merged(slots, outputs, gaps, Gap::precede, |gaps, output| match output.function {
             Function::Gap(statistic) => Ok(column::<Float64Type, _>(gaps, |gap| statistic.of(gap))),
             _ => Err(not_gaps()),
         })
     }
 
     fn export(&self, groups: &Groups) -> Result<Vec<ArrayRef>> {
-        let gaps = groups.merged(&self.states, Gap::precede);
+        let gaps = self.states.grouped(groups, gaps, Gap::precede)?;
         let number = |of: fn(&Gap) -> Option<i64>| column::<Int64Type, _>(&gaps, of);
         Ok(vec![
             number(|gap| Some(gap.times()?.0)),
@@ -60,6 +53,16 @@ impl Accumulator for Gaps {
             number(|gap| Some(gap.squares() as i64)),
         ])
     }
+}
+
+fn gaps(states: &[ArrayRef]) -> Result<impl Iterator<Item = Gap> + '_> {
+    let [firsts, lasts, counts, high, low] = columns_of(states)?;
+    let [counts, high, low] = [counts, high, low].map(|column| column.as_primitive::<Int64Type>().values());
+    let times = optional::<Int64Type>(firsts).zip(optional::<Int64Type>(lasts)).enumerate();
+    Ok(times.map(move |(row, (first, last))| {
+        let squares = (i128::from(high[row]) << 64) | i128::from(low[row] as u64);
+        Gap::from_parts(first.zip(last), counts[row] as u64, squares)
+    }))
 }
 
 /// Gaps between times that the buckets do not follow, such as those of deliveries in windows of orders.
@@ -74,11 +77,11 @@ impl Accumulator for LooseGaps {
         Ok(())
     }
 
-    fn load(&mut self, _first: usize, _states: &[ArrayRef]) -> Result<()> {
+    fn load(&mut self, _first: usize, _states: Vec<ArrayRef>) -> Result<()> {
         Err(not_written())
     }
 
-    fn seal(&mut self, _slots: usize) {}
+    fn seal(&mut self, _rows: usize, _slots: usize) {}
 
     fn finish(&self, slots: &Slots, outputs: &[&Output]) -> Result<Vec<ArrayRef>> {
         let owners = slots.owners();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array};
 use arrow::datatypes::{Float64Type, Int64Type};
 
-use super::accumulator::{Accumulator, Groups, Output, Rows, Slots, column};
+use super::accumulator::{Accumulator, Groups, Kept, Output, Rows, Slots, column, columns_of};
 use super::aggregate::Function;
 use crate::features::exact::{self, ExactSum};
 use crate::{Error, Result};
@@ -17,83 +17,97 @@ struct State {
 }
 
 impl State {
+    fn add(&mut self, number: f64) {
+        self.count += 1;
+        self.sum.add(number);
+    }
+
     fn merge(&mut self, other: &State) {
         self.count += other.count;
         self.sum.merge(&other.sum);
     }
 }
 
-/// The moments of each slot. Squares are kept apart, where they are wanted at all.
-pub(super) struct Moments {
-    states: Vec<State>,
-    squares: Option<Vec<ExactSum>>,
+/// The sums of each slot.
+#[derive(Default)]
+pub(super) struct Sums {
+    states: Kept<State>,
 }
 
-impl Moments {
-    pub fn new(squares: bool) -> Self {
-        Moments { states: Vec::new(), squares: squares.then(Vec::new) }
-    }
-}
-
-impl Accumulator for Moments {
+impl Accumulator for Sums {
     fn add(&mut self, rows: &Rows<'_>, slots: usize) -> Result<()> {
-        self.seal(slots);
+        self.states.grow(slots);
         let Some(array) = rows.values.first() else { return Ok(()) };
         let numbers = array.as_primitive::<Float64Type>().values();
-        rows.each(|row, slot| {
-            let state = &mut self.states[slot];
-            state.count += 1;
-            state.sum.add(numbers[row]);
-        });
-        if let Some(squares) = &mut self.squares {
-            rows.each(|row, slot| squares[slot].add_square(numbers[row]));
-        }
+        rows.each(|row, slot| self.states.states[slot].add(numbers[row]));
         Ok(())
     }
 
-    fn load(&mut self, first: usize, states: &[ArrayRef]) -> Result<()> {
-        let Some((counts, sums)) = states.split_first().filter(|(_, sums)| sums.len() == self.sums() * 3) else {
-            return Err(Error::infra("a state of sums has other columns"));
-        };
-        self.seal(first);
-        let counts = counts.as_primitive::<Int64Type>().values();
-        let states = counts.iter().zip(parts(&sums[..3]));
-        self.states.extend(states.map(|(count, sum)| State { count: *count as u64, sum }));
-        if let Some(squares) = &mut self.squares {
-            squares.extend(parts(&sums[3..]));
-        }
+    fn load(&mut self, _first: usize, states: Vec<ArrayRef>) -> Result<()> {
+        self.states.load(states);
         Ok(())
     }
 
-    fn seal(&mut self, slots: usize) {
-        self.states.resize(slots, State::default());
-        if let Some(squares) = &mut self.squares {
-            squares.resize(slots, ExactSum::default());
-        }
+    fn seal(&mut self, rows: usize, _slots: usize) {
+        self.states.grow(rows);
     }
 
     fn finish(&self, slots: &Slots, outputs: &[&Output]) -> Result<Vec<ArrayRef>> {
-        let Some(squares) = &self.squares else {
-            return slots.merged(outputs, &self.states, State::merge, |sums, output| {
-                let average = output.function == Function::Average;
-                let value = |s: &State| if average { s.sum.value() / s.count as f64 } else { s.sum.value() };
-                Ok(column::<Float64Type, _>(sums, |s| (s.count > 0).then(|| value(s))))
-            });
-        };
-        let both: Vec<(State, ExactSum)> = self.states.iter().copied().zip(squares.iter().copied()).collect();
-        let merge = |a: &mut (State, ExactSum), b: &(State, ExactSum)| {
-            a.0.merge(&b.0);
-            a.1.merge(&b.1);
-        };
-        slots.merged(outputs, &both, merge, |sums, output| {
+        self.states.merged(slots, outputs, sums, State::merge, |sums, output| {
+            let average = output.function == Function::Average;
+            let value = |s: &State| if average { s.sum.value() / s.count as f64 } else { s.sum.value() };
+            Ok(column::<Float64Type, _>(sums, |s| (s.count > 0).then(|| value(s))))
+        })
+    }
+
+    fn export(&self, groups: &Groups) -> Result<Vec<ArrayRef>> {
+        Ok(written(&self.states.grouped(groups, sums, State::merge)?))
+    }
+}
+
+/// The sums of each slot, and those of the squares.
+#[derive(Default)]
+pub(super) struct Spreads {
+    states: Kept<(State, ExactSum)>,
+}
+
+fn merge((state, squares): &mut (State, ExactSum), other: &(State, ExactSum)) {
+    state.merge(&other.0);
+    squares.merge(&other.1);
+}
+
+impl Accumulator for Spreads {
+    fn add(&mut self, rows: &Rows<'_>, slots: usize) -> Result<()> {
+        self.states.grow(slots);
+        let Some(array) = rows.values.first() else { return Ok(()) };
+        let numbers = array.as_primitive::<Float64Type>().values();
+        rows.each(|row, slot| {
+            let (state, squares) = &mut self.states.states[slot];
+            state.add(numbers[row]);
+            squares.add_square(numbers[row]);
+        });
+        Ok(())
+    }
+
+    fn load(&mut self, _first: usize, states: Vec<ArrayRef>) -> Result<()> {
+        self.states.load(states);
+        Ok(())
+    }
+
+    fn seal(&mut self, rows: usize, _slots: usize) {
+        self.states.grow(rows);
+    }
+
+    fn finish(&self, slots: &Slots, outputs: &[&Output]) -> Result<Vec<ArrayRef>> {
+        self.states.merged(slots, outputs, spreads, merge, |sums, output| {
             let (correction, root) = match output.function {
                 Function::Deviation { correction } => (correction, true),
                 Function::Variance { correction } => (correction, false),
                 _ => return Err(Error::infra("a spread is asked for something else")),
             };
             let value = |(state, squares): &(State, ExactSum)| {
-                let variance =
-                    exact::variance(state.count, &state.sum, squares, correction).filter(|_| state.count > 0);
+                let variance = exact::variance(state.count, &state.sum, squares, correction);
+                let variance = variance.filter(|_| state.count > 0);
                 variance.map(|v| if root { v.sqrt() } else { v })
             };
             Ok(column::<Float64Type, _>(sums, value))
@@ -101,30 +115,38 @@ impl Accumulator for Moments {
     }
 
     fn export(&self, groups: &Groups) -> Result<Vec<ArrayRef>> {
-        let merged = groups.merged(&self.states, State::merge);
-        let counts = Int64Array::from_iter_values(merged.iter().map(|state| state.count as i64));
-        let mut columns: Vec<ArrayRef> = vec![Arc::new(counts)];
-        let sums: Vec<ExactSum> = merged.iter().map(|state| state.sum).collect();
-        let squares = self.squares.as_ref().map(|squares| groups.merged(squares, ExactSum::merge));
-        for sums in std::iter::once(sums).chain(squares) {
-            for part in 0..3 {
-                let parts = sums.iter().map(|sum| sum.parts()[part]);
-                columns.push(Arc::new(Float64Array::from_iter_values(parts)));
-            }
-        }
-        Ok(columns)
+        let (states, squares): (Vec<State>, Vec<ExactSum>) =
+            self.states.grouped(groups, spreads, merge)?.into_iter().unzip();
+        Ok(written(&states).into_iter().chain(parts(&squares)).collect())
     }
 }
 
-impl Moments {
-    /// How many sums a state has.
-    fn sums(&self) -> usize {
-        1 + usize::from(self.squares.is_some())
-    }
+/// Sums as they are written down: how many numbers, then the parts of their sum.
+fn written(states: &[State]) -> Vec<ArrayRef> {
+    let counts: ArrayRef = Arc::new(Int64Array::from_iter_values(states.iter().map(|state| state.count as i64)));
+    let sums: Vec<ExactSum> = states.iter().map(|state| state.sum).collect();
+    std::iter::once(counts).chain(parts(&sums)).collect()
 }
 
-fn parts(columns: &[ArrayRef]) -> impl Iterator<Item = ExactSum> + '_ {
-    let part = |i: usize| columns[i].as_primitive::<Float64Type>().values();
-    let (high, middle, low) = (part(0), part(1), part(2));
-    (0..high.len()).map(move |row| ExactSum::from_parts([high[row], middle[row], low[row]]))
+fn parts(sums: &[ExactSum]) -> [ArrayRef; 3] {
+    std::array::from_fn(|part| {
+        Arc::new(Float64Array::from_iter_values(sums.iter().map(|sum| sum.parts()[part]))) as ArrayRef
+    })
+}
+
+fn sums(states: &[ArrayRef]) -> Result<impl Iterator<Item = State> + '_> {
+    let [counts, high, middle, low] = columns_of(states)?;
+    let counts = counts.as_primitive::<Int64Type>().values().iter();
+    Ok(counts.zip(whole(high, middle, low)).map(|(count, sum)| State { count: *count as u64, sum }))
+}
+
+fn spreads(states: &[ArrayRef]) -> Result<impl Iterator<Item = (State, ExactSum)> + '_> {
+    let [.., high, middle, low] = columns_of::<7>(states)?;
+    Ok(sums(&states[..4])?.zip(whole(high, middle, low)))
+}
+
+fn whole<'a>(high: &'a ArrayRef, middle: &'a ArrayRef, low: &'a ArrayRef) -> impl Iterator<Item = ExactSum> + 'a {
+    let [high, middle, low] = [high, middle, low].map(|part| part.as_primitive::<Float64Type>().values());
+    let parts = high.iter().zip(middle.iter()).zip(low.iter());
+    parts.map(|((high, middle), low)| ExactSum::from_parts([*high, *middle, *low]))
 }

@@ -35,11 +35,11 @@ impl Accumulator for Only {
         self.repeated
     }
 
-    fn load(&mut self, _first: usize, _states: &[ArrayRef]) -> Result<()> {
+    fn load(&mut self, _first: usize, _states: Vec<ArrayRef>) -> Result<()> {
         Err(not_written())
     }
 
-    fn seal(&mut self, slots: usize) {
+    fn seal(&mut self, _rows: usize, slots: usize) {
         self.states.resize(slots, None);
     }
 

@@ -99,7 +99,7 @@ impl Accumulator for Pick {
         Ok(())
     }
 
-    fn load(&mut self, first: usize, states: &[ArrayRef]) -> Result<()> {
+    fn load(&mut self, first: usize, states: Vec<ArrayRef>) -> Result<()> {
         let Some((there, arrays)) = states.split_first() else {
             return Err(Error::infra("the state of a value has no columns"));
         };
@@ -111,7 +111,7 @@ impl Accumulator for Pick {
         Ok(())
     }
 
-    fn seal(&mut self, slots: usize) {
+    fn seal(&mut self, _rows: usize, slots: usize) {
         self.states.resize(slots, Leader::default());
     }
 

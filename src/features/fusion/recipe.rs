@@ -5,7 +5,7 @@ use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, ExprSchema};
 use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, LogicalPlan, lit};
 
-use super::aggregate::{Function, Recipient};
+use super::aggregate::{Function, Recipient, in_microseconds};
 use super::flatten::Flat;
 use crate::AsOf;
 use crate::features::aggregates::steady;
@@ -25,6 +25,8 @@ pub(in crate::features) struct Recipe {
     pub(super) fields: Vec<Field>,
     /// The file's columns.
     pub(super) select: Vec<Expr>,
+    /// Whether what it adds up depends on the date, as far as that is known.
+    moves: bool,
 }
 
 impl Recipe {
@@ -49,7 +51,7 @@ impl Recipe {
         let fields = grouped.schema().fields().iter().skip(1).map(|field| field.as_ref().clone()).collect();
         let key = flat.over_base(key).map_err(words)?;
         let time = time.map(|time| flat.over_base(time)).transpose().map_err(words)?;
-        Recipe { flat, key, time, spans: spans.to_vec(), aggregates, fields, select }.settled()
+        Recipe { flat, key, time, spans: spans.to_vec(), aggregates, fields, select, moves: false }.settled()
     }
 
     /// The recipe of expressions over a table with one row per key: key and columns are over `plan`, the time is a column of
@@ -97,7 +99,7 @@ impl Recipe {
             expr.map(|expr| expr.data)
         });
         let select = renamed.collect::<datafusion::error::Result<Vec<_>>>().map_err(words)?;
-        Recipe { flat, key, time, spans: vec![span], aggregates, fields, select }.settled()
+        Recipe { flat, key, time, spans: vec![span], aggregates, fields, select, moves: false }.settled()
     }
 
     /// Drops the cut that a view makes and the spans make as well.
@@ -131,6 +133,33 @@ impl Recipe {
     /// Whether the rows of an earlier date are those of a later one that lie before it.
     pub(super) fn is_dated(&self) -> bool {
         self.time.is_some() && matches!(self.flat.base, LogicalPlan::TableScan(_)) && self.until().is_some()
+    }
+
+    /// Why what past days add up to cannot be kept for later nights, where that is so.
+    pub(in crate::features) fn unsteady(&self) -> Option<&'static str> {
+        let (Some(time), true) = (&self.time, self.is_dated()) else {
+            return Some("its rows are no table's by themselves, or are in no order of time");
+        };
+        if self.moves {
+            return Some("what it adds up depends on `$as_of`");
+        }
+        let own = |aggregate: &Recipient| aggregate.arguments.first() == Some(&in_microseconds(time));
+        self.aggregates.iter().find_map(|aggregate| match aggregate.function {
+            Function::Only => Some("a table with one row per customer is read as it is"),
+            Function::Gap(_) if !own(aggregate) => Some("gaps of another time than the event time need every row"),
+            _ => None,
+        })
+    }
+
+    /// Whether another date's recipe adds up something else; `None` where there is no recipe at all.
+    pub(in crate::features) fn compare(&mut self, later: Option<&Recipe>) {
+        let words = |recipe: &Recipe| {
+            let read =
+                recipe.aggregates.iter().flat_map(|aggregate| aggregate.arguments.iter().chain(&aggregate.filter));
+            let read = read.chain(&recipe.flat.conditions).chain([&recipe.key]).chain(&recipe.time);
+            read.map(ToString::to_string).collect::<Vec<_>>()
+        };
+        self.moves = later.is_none_or(|later| words(self) != words(later));
     }
 
     /// The last day that it looks at; `None` where it looks at all.

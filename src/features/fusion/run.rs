@@ -148,7 +148,7 @@ impl Fusion<'_> {
             keep_strangers: false,
         };
         let (mut sources, mut nights) = (Vec::new(), Vec::new());
-        for source in Source::of(&recipes)? {
+        for source in Source::of(&recipes, self.states.is_some())? {
             let matrix = matrix_of[source.newest];
             let (source, night, rows) = self.read(source, matrix, &how).await?;
             sources.push(Read { source, rows, targets: night.as_ref().map_or(Vec::new(), |n| n.targets.clone()) });

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::array::{ArrayRef, AsArray};
 use arrow::datatypes::{UInt16Type, UInt32Type};
 
 use super::accumulator::{Accumulator, Output, Rows, Slots, accumulator};
@@ -34,36 +34,45 @@ impl<'a> Shard<'a> {
     /// Adds up the rows and the written states of so many customers.
     pub fn new(source: &'a Source, customers: usize, rows: &[Piece], states: &[Piece]) -> Result<Result<Self, Excess>> {
         let buckets = source.buckets.count();
-        let mut table = vec![0u32; customers * buckets];
-        let mut count = 0;
+        let filled = Filled::by(rows, buckets);
+        let mut table = vec![0u32; customers * filled.buckets.len()];
+        rows.iter().flat_map(|piece| filled.places(piece, customers)).for_each(|place| table[place] = 1);
+        let mut slots = Slots::number(&mut table, &filled.buckets, buckets, customers);
+        let own = slots.count;
         let mut jobs: Vec<Box<dyn Accumulator>> = source.jobs.iter().map(|job| accumulator(&job.function)).collect();
-        let mut slots: Vec<u32> = Vec::new();
-        for Piece { batch, rows } in rows {
-            slot_of_rows(batch, rows, buckets, &mut table, &mut count, &mut slots);
+        let mut slot_of_row: Vec<u32> = Vec::new();
+        for piece in rows {
+            slot_of_row.clear();
+            slot_of_row.extend(filled.places(piece, customers).map(|place| table[place]));
             for (job, accumulator) in source.jobs.iter().zip(&mut jobs) {
-                let column = |i: &usize| batch.column(i + 2);
+                let column = |i: &usize| piece.batch.column(i + 2);
                 let filter = job.filter.as_ref().map(|i| column(i).as_boolean());
                 let values = job.arguments.iter().map(column).collect();
-                accumulator.add(&Rows { slots: &slots, from: rows.start, values, filter }, count as usize)?;
+                accumulator.add(&Rows { slots: &slot_of_row, from: piece.rows.start, values, filter }, own)?;
             }
         }
-        let mut slots = Slots::new(&table, buckets, customers, count as usize);
         for Piece { batch, rows } in states {
-            let states = batch.slice(rows.start, rows.len());
-            let first = slots.count;
-            let (customers, buckets) =
-                (states.column(0).as_primitive::<UInt32Type>(), states.column(1).as_primitive::<UInt16Type>());
-            slots.load(customers.values(), buckets.values());
-            let mut columns = &states.columns()[2..];
-            for (job, accumulator) in source.jobs.iter().zip(&mut jobs) {
-                let width = job.function.state_columns().map_err(Error::infra)?;
-                let (own, rest) =
-                    columns.split_at_checked(width).ok_or_else(|| Error::infra("a state lacks columns"))?;
-                accumulator.load(first, own)?;
-                columns = rest;
+            let bucket_of = batch.column(1).as_primitive::<UInt16Type>().values();
+            let customer_of = batch.column(0).as_primitive::<UInt32Type>().values();
+            let mut begin = rows.start;
+            // What came back from the disk has one bucket after the other.
+            for own in bucket_of[rows.clone()].chunk_by(|a, b| a == b) {
+                let part = begin..begin + own.len();
+                begin = part.end;
+                let first = slots.count;
+                slots.load(usize::from(own[0]), &customer_of[part.clone()]);
+                let mut at = 2;
+                for (job, accumulator) in source.jobs.iter().zip(&mut jobs) {
+                    let width = job.function.state_columns().map_err(Error::infra)?;
+                    let columns = batch.columns().get(at..at + width);
+                    let columns = columns.ok_or_else(|| Error::infra("written states lack columns"))?;
+                    let own: Vec<ArrayRef> = columns.iter().map(|c| c.slice(part.start, part.len())).collect();
+                    accumulator.load(first, own)?;
+                    at += width;
+                }
             }
         }
-        jobs.iter_mut().for_each(|accumulator| accumulator.seal(slots.count));
+        jobs.iter_mut().for_each(|accumulator| accumulator.seal(own, slots.count));
         let repeated = jobs.iter().find_map(|accumulator| accumulator.repeated());
         if let Some((customer, _)) = repeated.and_then(|slot| slots.owners()[slot as usize]) {
             return Ok(Err(Excess(customer as usize)));
@@ -102,23 +111,33 @@ impl<'a> Shard<'a> {
     }
 }
 
-fn slot_of_rows(
-    batch: &RecordBatch,
-    rows: &Range<usize>,
-    buckets: usize,
-    table: &mut [u32],
-    count: &mut u32,
-    slots: &mut Vec<u32>,
-) {
-    let customers = &batch.column(0).as_primitive::<UInt32Type>().values()[rows.clone()];
-    let bucket = &batch.column(1).as_primitive::<UInt16Type>().values()[rows.clone()];
-    slots.clear();
-    slots.extend(customers.iter().zip(bucket).map(|(customer, bucket)| {
-        let slot = &mut table[*customer as usize * buckets + usize::from(*bucket)];
-        if *slot == 0 {
-            *count += 1;
-            *slot = *count;
+/// The buckets that rows are in: those of one night lie in few of the many that past days have.
+struct Filled {
+    buckets: Vec<usize>,
+    /// The place of each bucket among them.
+    places: Vec<usize>,
+}
+
+impl Filled {
+    fn by(pieces: &[Piece], buckets: usize) -> Self {
+        let mut seen = vec![false; buckets];
+        for piece in pieces {
+            bucket_of(piece).iter().for_each(|bucket| seen[usize::from(*bucket)] = true);
         }
-        *slot - 1
-    }));
+        let found: Vec<usize> = (0..buckets).filter(|bucket| seen[*bucket]).collect();
+        let mut places = vec![0; buckets];
+        found.iter().enumerate().for_each(|(place, bucket)| places[*bucket] = place);
+        Filled { buckets: found, places }
+    }
+
+    /// The places of a piece's rows in a table of these buckets, customer by customer.
+    fn places<'a>(&'a self, piece: &'a Piece, customers: usize) -> impl Iterator<Item = usize> + 'a {
+        let own = &piece.batch.column(0).as_primitive::<UInt32Type>().values()[piece.rows.clone()];
+        let place = |bucket: &u16| self.places[usize::from(*bucket)];
+        own.iter().zip(bucket_of(piece)).map(move |(customer, bucket)| place(bucket) * customers + *customer as usize)
+    }
+}
+
+fn bucket_of(piece: &Piece) -> &[u16] {
+    &piece.batch.column(1).as_primitive::<UInt16Type>().values()[piece.rows.clone()]
 }

@@ -5,51 +5,58 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, Int64Array};
 use arrow::datatypes::{ArrowNativeType, ArrowPrimitiveType, DataType, Float64Type, Int64Type, UInt64Type};
 
-use super::accumulator::{Accumulator, Groups, Output, Rows, Slots, column, columns_of, of_type, optional};
+use super::accumulator::{Accumulator, Groups, Kept, Output, Rows, Slots, column, columns_of, of_type, optional};
 use crate::Result;
 
 /// How many rows.
 #[derive(Default)]
 pub(super) struct Counts {
-    states: Vec<i64>,
+    states: Kept<i64>,
 }
 
-fn add_count(sum: &mut i64, state: &i64) {
+/// Whole numbers that add up, as they were written.
+pub(super) fn counts(states: &[ArrayRef]) -> Result<impl Iterator<Item = i64> + '_> {
+    let [counts] = columns_of(states)?;
+    Ok(counts.as_primitive::<Int64Type>().values().iter().copied())
+}
+
+pub(super) fn add_count(sum: &mut i64, state: &i64) {
     *sum += state;
+}
+
+pub(super) fn count_column(sums: &[i64], _: &Output) -> Result<ArrayRef> {
+    Ok(Arc::new(Int64Array::from(sums.to_vec())))
 }
 
 impl Accumulator for Counts {
     fn add(&mut self, rows: &Rows<'_>, slots: usize) -> Result<()> {
-        self.states.resize(slots, 0);
-        rows.each(|_, slot| self.states[slot] += 1);
+        self.states.grow(slots);
+        rows.each(|_, slot| self.states.states[slot] += 1);
         Ok(())
     }
 
-    fn load(&mut self, first: usize, states: &[ArrayRef]) -> Result<()> {
-        let [counts] = columns_of(states)?;
-        self.states.resize(first, 0);
-        self.states.extend_from_slice(counts.as_primitive::<Int64Type>().values());
+    fn load(&mut self, _first: usize, states: Vec<ArrayRef>) -> Result<()> {
+        self.states.load(states);
         Ok(())
     }
 
-    fn seal(&mut self, slots: usize) {
-        self.states.resize(slots, 0);
+    fn seal(&mut self, rows: usize, _slots: usize) {
+        self.states.grow(rows);
     }
 
     fn finish(&self, slots: &Slots, outputs: &[&Output]) -> Result<Vec<ArrayRef>> {
-        let array = |sums: &[i64], _: &Output| Ok(Arc::new(Int64Array::from(sums.to_vec())) as ArrayRef);
-        slots.merged(outputs, &self.states, add_count, array)
+        self.states.merged(slots, outputs, counts, add_count, count_column)
     }
 
     fn export(&self, groups: &Groups) -> Result<Vec<ArrayRef>> {
-        Ok(vec![Arc::new(Int64Array::from(groups.merged(&self.states, add_count)))])
+        Ok(vec![Arc::new(Int64Array::from(self.states.grouped(groups, counts, add_count)?))])
     }
 }
 
 /// Sums of integers, which wrap as SQL's do; unsigned ones wrap alike.
 #[derive(Default)]
 pub(super) struct IntegerSums {
-    states: Vec<Option<i64>>,
+    states: Kept<Option<i64>>,
 }
 
 fn add_sum(sum: &mut Option<i64>, state: &Option<i64>) {
@@ -58,10 +65,15 @@ fn add_sum(sum: &mut Option<i64>, state: &Option<i64>) {
     }
 }
 
+fn numbers<T: ArrowPrimitiveType>(states: &[ArrayRef]) -> Result<impl Iterator<Item = Option<T::Native>> + '_> {
+    let [numbers] = columns_of(states)?;
+    Ok(optional::<T>(numbers))
+}
+
 impl Accumulator for IntegerSums {
     fn add(&mut self, rows: &Rows<'_>, slots: usize) -> Result<()> {
-        self.states.resize(slots, None);
-        let mut add = |slot: usize, x: i64| add_sum(&mut self.states[slot], &Some(x));
+        self.states.grow(slots);
+        let mut add = |slot: usize, x: i64| add_sum(&mut self.states.states[slot], &Some(x));
         match rows.values.first() {
             Some(array) if *array.data_type() == DataType::UInt64 => {
                 let numbers = array.as_primitive::<UInt64Type>().values();
@@ -76,19 +88,17 @@ impl Accumulator for IntegerSums {
         Ok(())
     }
 
-    fn load(&mut self, first: usize, states: &[ArrayRef]) -> Result<()> {
-        let [sums] = columns_of(states)?;
-        self.states.resize(first, None);
-        self.states.extend(optional::<Int64Type>(sums));
+    fn load(&mut self, _first: usize, states: Vec<ArrayRef>) -> Result<()> {
+        self.states.load(states);
         Ok(())
     }
 
-    fn seal(&mut self, slots: usize) {
-        self.states.resize(slots, None);
+    fn seal(&mut self, rows: usize, _slots: usize) {
+        self.states.grow(rows);
     }
 
     fn finish(&self, slots: &Slots, outputs: &[&Output]) -> Result<Vec<ArrayRef>> {
-        slots.merged(outputs, &self.states, add_sum, |sums, output| {
+        self.states.merged(slots, outputs, numbers::<Int64Type>, add_sum, |sums, output| {
             Ok(match output.data_type == DataType::UInt64 {
                 true => column::<UInt64Type, _>(sums, |sum| sum.map(|x| x as u64)),
                 false => column::<Int64Type, _>(sums, |sum| *sum),
@@ -97,17 +107,23 @@ impl Accumulator for IntegerSums {
     }
 
     fn export(&self, groups: &Groups) -> Result<Vec<ArrayRef>> {
-        Ok(vec![column::<Int64Type, _>(&groups.merged(&self.states, add_sum), |sum| *sum)])
+        let sums = self.states.grouped(groups, numbers::<Int64Type>, add_sum)?;
+        Ok(vec![column::<Int64Type, _>(&sums, |sum| *sum)])
     }
 }
 
 /// The least or greatest value.
 pub(super) struct Extremes<N> {
-    pub states: Vec<Option<N>>,
-    pub better: fn(N, N) -> bool,
+    states: Kept<Option<N>>,
+    better: fn(N, N) -> bool,
 }
 
 impl<N: ArrowNativeType> Extremes<N> {
+    /// The value that is better than all others.
+    pub fn new(better: fn(N, N) -> bool) -> Self {
+        Extremes { states: Kept::default(), better }
+    }
+
     fn put(better: fn(N, N) -> bool, state: &mut Option<N>, x: N) {
         if state.is_none_or(|old| better(x, old)) {
             *state = Some(x);
@@ -124,27 +140,21 @@ impl<N: ArrowNativeType> Extremes<N> {
     }
 
     fn add<T: ArrowPrimitiveType<Native = N>>(&mut self, rows: &Rows<'_>, slots: usize) {
-        self.states.resize(slots, None);
+        self.states.grow(slots);
         let Some(array) = rows.values.first() else { return };
         let numbers = array.as_primitive::<T>().values();
-        rows.each(|row, slot| Self::put(self.better, &mut self.states[slot], numbers[row]));
-    }
-
-    fn load<T: ArrowPrimitiveType<Native = N>>(&mut self, first: usize, states: &[ArrayRef]) -> Result<()> {
-        let [values] = columns_of(states)?;
-        self.states.resize(first, None);
-        self.states.extend(optional::<T>(values));
-        Ok(())
+        rows.each(|row, slot| Self::put(self.better, &mut self.states.states[slot], numbers[row]));
     }
 
     fn finish<T: ArrowPrimitiveType<Native = N>>(&self, slots: &Slots, outputs: &[&Output]) -> Result<Vec<ArrayRef>> {
-        slots.merged(outputs, &self.states, self.merge(), |sums, output| {
+        self.states.merged(slots, outputs, numbers::<T>, self.merge(), |sums, output| {
             of_type(&column::<T, _>(sums, |sum| *sum), &output.data_type)
         })
     }
 
-    fn export<T: ArrowPrimitiveType<Native = N>>(&self, groups: &Groups) -> Vec<ArrayRef> {
-        vec![column::<T, _>(&groups.merged(&self.states, self.merge()), |sum| *sum)]
+    fn export<T: ArrowPrimitiveType<Native = N>>(&self, groups: &Groups) -> Result<Vec<ArrayRef>> {
+        let best = self.states.grouped(groups, numbers::<T>, self.merge())?;
+        Ok(vec![column::<T, _>(&best, |best| *best)])
     }
 }
 
@@ -156,12 +166,13 @@ macro_rules! extremes {
                 Ok(())
             }
 
-            fn load(&mut self, first: usize, states: &[ArrayRef]) -> Result<()> {
-                self.load::<$arrow>(first, states)
+            fn load(&mut self, _first: usize, states: Vec<ArrayRef>) -> Result<()> {
+                self.states.load(states);
+                Ok(())
             }
 
-            fn seal(&mut self, slots: usize) {
-                self.states.resize(slots, None);
+            fn seal(&mut self, rows: usize, _slots: usize) {
+                self.states.grow(rows);
             }
 
             fn finish(&self, slots: &Slots, outputs: &[&Output]) -> Result<Vec<ArrayRef>> {
@@ -169,7 +180,7 @@ macro_rules! extremes {
             }
 
             fn export(&self, groups: &Groups) -> Result<Vec<ArrayRef>> {
-                Ok(self.export::<$arrow>(groups))
+                self.export::<$arrow>(groups)
             }
         }
     };

@@ -76,6 +76,7 @@ pub(in crate::features) struct Source {
     reading: Reading,
     /// `None` where the rows are not sorted by time, or not those of one date.
     dated: Option<Dated>,
+    unsteady: Option<&'static str>,
     pub(super) has_time: bool,
     pub(super) buckets: Buckets,
     pub(super) jobs: Vec<Job>,
@@ -85,12 +86,14 @@ pub(in crate::features) struct Source {
 }
 
 impl Source {
-    /// The sources of some recipes, each recipe with its place and the number of its date.
-    pub(in crate::features) fn of(recipes: &[(usize, usize, &Recipe)]) -> Result<Vec<Source>> {
+    /// The sources of some recipes, each recipe with its place and the number of its date. Where states are kept, recipes that
+    /// can have none do not spoil it for others.
+    pub(in crate::features) fn of(recipes: &[(usize, usize, &Recipe)], states: bool) -> Result<Vec<Source>> {
         let mut groups: Vec<Vec<(usize, usize, &Recipe)>> = Vec::new();
         for (place, date, recipe) in recipes {
             let together = |(_, other, known): &(usize, usize, &Recipe)| {
-                known.shares_rows_with(recipe) && (other == date || known.is_dated() && recipe.is_dated())
+                let alike = !states || known.unsteady().is_some() == recipe.unsteady().is_some();
+                alike && known.shares_rows_with(recipe) && (other == date || known.is_dated() && recipe.is_dated())
             };
             match groups.iter_mut().find(|group| group.iter().all(together)) {
                 Some(group) => group.push((*place, *date, recipe)),
@@ -128,6 +131,11 @@ impl Source {
         }
         self.buckets = finer;
         Ok(())
+    }
+
+    /// Why what past days add up to cannot be kept for later nights, where that is so.
+    pub(in crate::features) fn unsteady(&self) -> Option<&'static str> {
+        self.unsteady
     }
 
     /// What a state depends on beside its rows, in words: two sources that say the same have the same states. An error says why
@@ -253,7 +261,8 @@ impl<'a> Draft<'a> {
         let reading = Reading { base: self.first.flat.base.clone(), common: self.common, select };
         let plan = reading.plan(reading.base.clone(), bounds)?;
         let (has_time, newest) = (self.time.is_some(), self.newest);
-        Ok(Source { plan, reading, dated, has_time, buckets: self.buckets, jobs: self.jobs, shares, newest })
+        let unsteady = group.iter().find_map(|(_, recipe)| recipe.unsteady());
+        Ok(Source { plan, reading, dated, unsteady, has_time, buckets: self.buckets, jobs: self.jobs, shares, newest })
     }
 
     fn dated(&self, group: &[(usize, &Recipe)]) -> Option<Dated> {

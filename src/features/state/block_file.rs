@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchReader};
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
@@ -22,6 +22,8 @@ const KEY: &str = "key";
 /// Which column of the file each column of the states is.
 const PLACES: &str = "tenure.columns";
 const ROW_GROUP_ROWS: usize = 1 << 20;
+/// Rows that are read at a time: they stay in the cache, and their memory is used again.
+const READ_ROWS: usize = 16 * 1024;
 
 /// The states of a block until they are written.
 pub struct BlockWriter {
@@ -86,13 +88,20 @@ fn different(columns: &[ArrayRef]) -> (Vec<usize>, Vec<ArrayRef>) {
     (places, found)
 }
 
-/// The states in a file's bytes, as one batch; an error says what is wrong with them.
+/// The columns of the states of a group.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    pub key_type: DataType,
+    /// How many columns a state has.
+    pub states: usize,
+}
+
+/// The states in a file's bytes; an error says what is wrong with them.
 pub fn read(
     bytes: Bytes,
     state: &BlockState,
-    key_type: &DataType,
-    states: usize,
-) -> std::result::Result<RecordBatch, String> {
+    layout: Option<&Layout>,
+) -> std::result::Result<Vec<RecordBatch>, String> {
     let words = |e: &dyn std::fmt::Display| e.to_string();
     let Some(file) = &state.file else { return Err("it has no file".to_owned()) };
     if bytes.len() as u64 != file.bytes || crc32c::crc32c(&bytes) != file.crc32c {
@@ -102,19 +111,28 @@ pub fn read(
     let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|e| words(&e))?;
     let pairs = reader.metadata().file_metadata().key_value_metadata().into_iter().flatten();
     let places = pairs.filter(|pair| pair.key == PLACES).find_map(|pair| pair.value.clone()).unwrap_or_default();
-    let reader = reader.with_batch_size(rows.max(1)).build().map_err(|e| words(&e))?;
-    let schema = reader.schema();
-    let batches = reader.collect::<std::result::Result<Vec<_>, _>>().map_err(|e| words(&e))?;
-    let batch = match batches.as_slice() {
-        [batch] => batch.clone(),
-        batches => concat_batches(&schema, batches).map_err(|e| words(&e))?,
+    let reader = reader.with_batch_size(READ_ROWS).build().map_err(|e| words(&e))?;
+    let places = places.split(' ').map(|place| place.parse::<usize>().ok()).collect::<Option<Vec<_>>>();
+    let places = places.unwrap_or_default();
+    let fits = |columns: &[ArrayRef]| match (layout, columns.split_first()) {
+        (Some(layout), Some((key, states))) => *key.data_type() == layout.key_type && states.len() == layout.states,
+        (_, first) => first.is_some(),
     };
-    let columns = places.split(' ').map(|place| batch.columns().get(place.parse::<usize>().ok()?).cloned());
-    let columns: Vec<ArrayRef> = columns.collect::<Option<_>>().unwrap_or_default();
-    if batch.num_rows() != rows || columns.len() != 1 + states || columns[0].data_type() != key_type {
-        return Err("it has other rows or columns than the manifest says".to_owned());
+    let (mut found, mut read) = (Vec::new(), 0);
+    for batch in reader {
+        let batch = batch.map_err(|e| words(&e))?;
+        read += batch.num_rows();
+        let columns = places.iter().map(|place| batch.columns().get(*place).cloned());
+        let columns: Vec<ArrayRef> = columns.collect::<Option<_>>().unwrap_or_default();
+        if !fits(&columns) {
+            return Err("it has other columns than the manifest says".to_owned());
+        }
+        found.push(RecordBatch::try_new(schema(&columns), columns).map_err(|e| words(&e))?);
     }
-    RecordBatch::try_new(self::schema(&columns), columns).map_err(|e| words(&e))
+    match read == rows {
+        true => Ok(found),
+        false => Err(format!("it has {read} rows, and the manifest says {rows}")),
+    }
 }
 
 fn schema(columns: &[ArrayRef]) -> SchemaRef {

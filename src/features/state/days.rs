@@ -14,7 +14,9 @@ const MOST_LEVELS: u32 = 6;
 /// `CHILDREN^level` days, beginning at a multiple of as many, counted from 1970-01-01.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Block {
+    /// The power of 4.
     pub level: u32,
+    /// Which one of its level, from 1970 on.
     pub index: i32,
 }
 

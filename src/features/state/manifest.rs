@@ -85,8 +85,11 @@ pub struct BlockState {
 /// A file of states below the folder of the job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StateFile {
+    /// Its path below the job's folder.
     pub path: String,
+    /// Its size.
     pub bytes: u64,
+    /// The checksum of its bytes.
     pub crc32c: u32,
 }
 
@@ -101,6 +104,11 @@ impl Manifest {
     /// An empty one.
     pub fn new(as_of: NaiveDate) -> Self {
         Manifest { version: VERSION, as_of, tables: Vec::new(), groups: Vec::new(), retired: Vec::new() }
+    }
+
+    /// The paths of every file in force, and of those that were until lately.
+    pub fn known(&self) -> impl Iterator<Item = &str> {
+        self.files().map(|file| file.path.as_str()).chain(self.retired.iter().map(|retired| retired.path.as_str()))
     }
 
     /// Every file in force.

@@ -26,9 +26,10 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use futures::{StreamExt, TryStreamExt, stream};
 use tempfile::TempDir;
 
+use block_file::Layout;
 pub(super) use block_file::{BlockWriter, WrittenBlock};
-use days::Block;
-pub use manifest::{BlockState, GroupState, Manifest};
+pub use days::Block;
+pub use manifest::{BlockState, GroupState, Manifest, StateFile};
 use manifest::{Newest, Retired, SeenObject, TableState};
 use night::{Grouped, TableNight};
 pub(super) use night::{Night, Target};
@@ -73,9 +74,10 @@ struct Today {
     /// Where written blocks are until they are committed.
     folders: Vec<TempDir>,
     as_of: Option<NaiveDate>,
+    report: StateReport,
 }
 
-/// What a commit did.
+/// What a run did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct StateReport {
     /// Blocks that were written.
@@ -106,6 +108,22 @@ impl States {
         let standing = Standing { number, manifest: manifest.map(Arc::new), trusted: true, lost: false };
         let (standing, today) = (Mutex::new(standing), Mutex::new(today));
         Ok(Some(States { store, threads: threads.max(1), standing, today }))
+    }
+
+    /// Writes nothing.
+    pub fn only_read(&self) {
+        self.standing().lost = true;
+    }
+
+    /// Reads every block of a manifest, and says what is wrong with some of them.
+    pub async fn damaged(&self, manifest: &Manifest) -> Result<Vec<String>> {
+        let mut wrong = Vec::new();
+        for group in &manifest.groups {
+            let blocks = group.blocks.iter().filter(|state| state.file.is_some()).cloned().collect();
+            let read = self.load(blocks, None).await?;
+            wrong.extend(read.into_iter().filter_map(|(_, read)| read.err()));
+        }
+        Ok(wrong)
     }
 
     /// Computes everything again.
@@ -161,8 +179,8 @@ impl States {
             }
         };
         self.today().as_of = Some(as_of);
-        let width = source.state_columns();
-        grouped.night(self, &table, files.to_vec(), width, key_type).await.map(Some)
+        let layout = Layout { key_type: key_type.clone(), states: source.state_columns() };
+        grouped.night(self, &table, files.to_vec(), layout).await.map(Some)
     }
 
     /// A folder for blocks until they are committed.
@@ -182,7 +200,8 @@ impl States {
     /// calls this goes on where it fails.
     pub async fn commit(&self) -> Result<StateReport> {
         let today = std::mem::take(&mut *self.today());
-        let mut report = StateReport { notes: today.notes, ..StateReport::default() };
+        let mut report = today.report;
+        report.notes.extend(today.notes);
         let standing = self.standing().clone();
         let Some(as_of) = today.as_of.filter(|as_of| standing.takes(*as_of)) else { return Ok(report) };
         let tables: BTreeMap<&str, &TableNight> = today
@@ -236,7 +255,7 @@ impl States {
     /// Puts the states of some days in force, while others are still to come; what is to be said of it is said at the end.
     pub(super) async fn commit_slice(&self) -> Result<()> {
         let report = self.commit().await?;
-        self.today().notes.splice(0..0, report.notes);
+        self.today().report = report;
         Ok(())
     }
 
@@ -268,24 +287,23 @@ impl States {
         Ok(found)
     }
 
-    /// Reads blocks; what is wrong with one is said beside it.
+    /// Reads blocks whose columns are known, or whatever they have; what is wrong with one is said beside it.
     async fn load(
         &self,
         blocks: Vec<BlockState>,
-        key_type: &DataType,
-        states: usize,
-    ) -> Result<Vec<(Block, std::result::Result<RecordBatch, String>)>> {
+        layout: Option<Layout>,
+    ) -> Result<Vec<(Block, std::result::Result<Vec<RecordBatch>, String>)>> {
         let decoders = tokio::sync::Semaphore::new(self.threads);
-        let decoders = &decoders;
+        let (decoders, layout) = (&decoders, &layout);
         let read = blocks.into_iter().map(|state| async move {
             let Some(file) = state.file.clone() else { return Ok((state.block, Err("it has no file".to_owned()))) };
             let url = self.store.url_of(&file.path);
             let Some(bytes) = self.store.find(&file.path).await? else {
                 return Ok((state.block, Err(format!("`{url}` is gone"))));
             };
-            let key_type = key_type.clone();
+            let layout = layout.clone();
             let _turn = decoders.acquire().await.map_err(|e| Error::infra("no decoder is left").because(e))?;
-            let (block, task) = (state.block, move || block_file::read(bytes, &state, &key_type, states));
+            let (block, task) = (state.block, move || block_file::read(bytes, &state, layout.as_ref()));
             let batch =
                 tokio::task::spawn_blocking(task).await.map_err(|e| Error::infra("a reader failed").because(e))?;
             Ok((block, batch.map_err(|why| format!("`{url}`: {why}"))))

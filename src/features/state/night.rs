@@ -10,6 +10,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::{Expr, LogicalPlan, lit};
 
 use super::States;
+use super::block_file::Layout;
 use super::days::{Block, Calendar, Piece};
 use super::manifest::{BlockState, GroupState, SeenObject, TableState, VERSION, overlap};
 use crate::error::Class;
@@ -20,6 +21,8 @@ use crate::{AsOf, Error, Result, hash};
 
 /// So many days without states are read on the way; more are caught up with before, slice by slice.
 const MOST_MISSING: usize = 3;
+/// So many days of files that came or changed since the last night get states at once.
+const MOST_NEW: usize = 64;
 /// Bytes of Parquet in a slice: some millions of rows.
 const SLICE_BYTES: u64 = 96 << 20;
 
@@ -52,6 +55,8 @@ pub(super) struct TableNight {
     pub state: TableState,
     /// Days whose rows are others now.
     pub changed: Vec<RangeInclusive<i32>>,
+    /// Whether no state has seen it before.
+    is_new: bool,
 }
 
 impl TableNight {
@@ -61,6 +66,7 @@ impl TableNight {
         seen: Option<&TableState>,
         runtime: &RuntimeEnv,
     ) -> Result<std::result::Result<Self, String>> {
+        let is_new = seen.is_none();
         let seen: BTreeMap<&str, &SeenObject> =
             seen.into_iter().flat_map(|seen| &seen.objects).map(|object| (object.path.as_str(), object)).collect();
         let now = table.all();
@@ -94,12 +100,12 @@ impl TableNight {
         let gone = seen.values().filter(|seen| !here.contains(seen.path.as_str()) || new.contains(&seen.path));
         changed.extend(gone.filter_map(|seen| seen.range()));
         let (name, identity) = (table.name().to_owned(), table.identity());
-        Ok(Ok(TableNight { state: TableState { name, identity, objects }, changed }))
+        Ok(Ok(TableNight { state: TableState { name, identity, objects }, changed, is_new }))
     }
 
     /// The same, once states have seen it.
     pub fn settled(&self) -> TableNight {
-        TableNight { state: self.state.clone(), changed: Vec::new() }
+        TableNight { state: self.state.clone(), changed: Vec::new(), is_new: false }
     }
 
     /// The bytes of the files that have rows of some days.
@@ -126,14 +132,14 @@ pub(super) struct Grouped<'a> {
 impl<'a> Grouped<'a> {
     /// Looks at a source; an error says why it has no states.
     pub fn of(source: &'a Source, key_type: &DataType) -> std::result::Result<Self, String> {
+        if let Some(why) = source.unsteady() {
+            return Err(why.to_owned());
+        }
         let words = source.identity()?;
         let dated = source.dated().ok_or("its rows are not sorted by an event time")?;
         let table = source.scan().and_then(TableObjects::behind).ok_or("it is no table of the lake by itself")?;
         if let Some(why) = table.unsteady() {
             return Err(why);
-        }
-        if words.contains(&dated.until.instant().timestamp_micros().to_string()) {
-            return Err("what is added up depends on `$as_of`".to_owned());
         }
         let program = env!("CARGO_PKG_VERSION");
         let identity = hash::of_bytes(format!("{VERSION} {program} {} {key_type} {words}", table.identity()));
@@ -141,14 +147,7 @@ impl<'a> Grouped<'a> {
     }
 
     /// What is read at its date.
-    pub async fn night(
-        self,
-        states: &States,
-        table: &TableNight,
-        files: Vec<String>,
-        width: usize,
-        key_type: &DataType,
-    ) -> Result<Night> {
+    pub async fn night(self, states: &States, table: &TableNight, files: Vec<String>, layout: Layout) -> Result<Night> {
         let until = self.dated.until;
         let as_of = day_of(until);
         let edges: Vec<i32> = self.dated.edges.iter().map(|edge| day_of(*edge)).collect();
@@ -164,14 +163,14 @@ impl<'a> Grouped<'a> {
             days.end <= as_of && table.is_as_seen(&days)
         });
         let mut valid: BTreeMap<Block, BlockState> = valid.map(|state| (state.block, state)).collect();
-        let mut loaded: BTreeMap<Block, RecordBatch> = BTreeMap::new();
-        let writes = states.writes_at(until.date());
-        let (slice, pieces) = loop {
-            let (slice, pieces) = reach_out(&calendar, &edges, &valid, writes, table);
+        let mut loaded: BTreeMap<Block, Vec<RecordBatch>> = BTreeMap::new();
+        let takes = states.writes_at(until.date());
+        let (slice, pieces, writes) = loop {
+            let (slice, pieces, writes) = reach_out(&calendar, &edges, &valid, takes, table);
             let wanted = pieces.iter().filter(|piece| piece.stored && !loaded.contains_key(&piece.block));
             let wanted = wanted.filter_map(|piece| valid.get(&piece.block)).filter(|state| state.file.is_some());
             let mut whole = true;
-            for (block, read) in states.load(wanted.cloned().collect(), key_type, width).await? {
+            for (block, read) in states.load(wanted.cloned().collect(), Some(layout.clone())).await? {
                 match read {
                     Ok(batch) => {
                         loaded.insert(block, batch);
@@ -184,7 +183,7 @@ impl<'a> Grouped<'a> {
                 }
             }
             if whole {
-                break (slice, pieces);
+                break (slice, pieces, writes);
             }
         };
         let mut targets = if writes { targets(&calendar, &pieces, &valid) } else { Vec::new() };
@@ -197,7 +196,8 @@ impl<'a> Grouped<'a> {
         let starts = pieces.iter().map(|piece| piece.block.days().start).chain(begins);
         let day = |day: i32| AsOf::new(NaiveDate::default() + chrono::Duration::days(i64::from(day)), until.timezone());
         let stored = pieces.iter().enumerate().filter_map(|(i, piece)| Some((i + 1, loaded.remove(&piece.block)?)));
-        let stored = stored.collect();
+        let stored =
+            stored.flat_map(|(bucket, batches)| batches.into_iter().map(move |batch| (bucket, batch))).collect();
         let fresh = spans(&pieces);
         tracing::debug!(
             table = table.state.name,
@@ -247,25 +247,32 @@ fn day_of(day: AsOf) -> i32 {
     day.date().signed_duration_since(NaiveDate::default()).num_days() as i32
 }
 
-/// The pieces of a night; where too many days have no states, those of a block of days that come first.
+/// The pieces of a night, and whether their states are written; where too many days have none, the pieces of a block of days that
+/// come first.
+///
+/// Files that came or changed since the last night may change again the next one, as a table in a single file does: states of many
+/// such days are not worth their while.
 fn reach_out(
     calendar: &Calendar,
     edges: &[i32],
     valid: &BTreeMap<Block, BlockState>,
     writes: bool,
     table: &TableNight,
-) -> (Option<Block>, Vec<Piece>) {
+) -> (Option<Block>, Vec<Piece>, bool) {
     let stored = |block: Block| valid.contains_key(&block);
     let pieces = calendar.pieces(edges, &stored);
-    let missing = spans(&pieces).iter().map(ExactSizeIterator::len).sum::<usize>();
+    let missing = spans(&pieces);
+    let days = missing.iter().map(ExactSizeIterator::len).sum::<usize>();
+    let steady = table.is_new || missing.iter().all(|days| table.is_as_seen(days));
+    let writes = writes && (steady || days <= MOST_NEW);
     let few = |days: &Range<i32>| table.bytes_of(days) <= SLICE_BYTES;
-    let Some(slice) = calendar.slice(&pieces, &few).filter(|_| writes && missing > MOST_MISSING) else {
-        return (None, pieces);
+    let Some(slice) = calendar.slice(&pieces, &few).filter(|_| writes && steady && days > MOST_MISSING) else {
+        return (None, pieces, writes);
     };
     let days = slice.days();
     let mut own = calendar.pieces(&[days.start, days.end], &stored);
     own.retain(|piece| days.start <= piece.block.days().start && piece.block.days().end <= days.end);
-    (Some(slice), own)
+    (Some(slice), own, writes)
 }
 
 /// The days whose rows are read, in spans.
