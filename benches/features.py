@@ -4,11 +4,15 @@
     make bench-features                                                      everything: 1,000,000 customers, 400 days
     make bench-features BENCH_OPTIONS='--customers 20000 --days 120 --runs 1'  a quick look, whose ratios mean little
 
-Three parts, all over one generated lake (`../shared/bench/features` has its generator, the peers and their workloads):
+Parts, over one generated lake (`../shared/bench/features` has its generator, the peers and their workloads):
   w       one as-of date: `tenure features build` with the job `benches/features/job.yaml`, and the peers
   w12     twelve as-of dates, 30 days apart, in one command each
   memory  `w` once more, ours alone, with a small `--memory-limit`
-The tools take turns, after the lake's files have been read once; the figures are medians. Ours must give what DuckDB
+  night   the next night, with the states that the night before left; and the same without writing the matrix
+  s3      that night from a local S3 server that waits 20 ms before every answer
+  plan    the plan of 200 feature files with 8 windows each
+  long    that night in a lake of 1,600 days; the lake takes a while, so only with `--only … long`
+The first three read the tables alone (`--from-source`). The tools take turns, after the lake's files have been read once; the figures are medians. Ours must give what DuckDB
 gives, by the comparison beside the peers.
 
 Prints Markdown tables and the verdict; exit status 1 when a goal is missed, 2 when something could not be run.
@@ -27,6 +31,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from features_night import Nights, Store
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -34,7 +39,17 @@ ROOT = Path(__file__).resolve().parent.parent
 JOB = ROOT / "benches" / "features" / "job.yaml"
 OURS, DUCKDB, POLARS = "tenure", "duckdb", "polars"
 TOOLS = [OURS, DUCKDB, POLARS]
-PARTS = {"w": "W", "w12": "W12", "memory": "W with little memory"}
+PARTS = {
+    "w": "W",
+    "w12": "W12",
+    "memory": "W with little memory",
+    "night": "the next night",
+    "s3": "the next night from S3",
+    "plan": "the plan of 200 files",
+    "long": "the next night of 1,600 days",
+}
+DEFAULT_PARTS = [part for part in PARTS if part != "long"]
+DRY = "without the file"
 FULL = {"customers": 1_000_000, "days": 400, "seed": 1}
 DATES, STEP_DAYS = 12, 30
 MIB, MB, GB = 2**20, 1e6, 1e9
@@ -82,6 +97,19 @@ def beside_best(part: str, field: str) -> Callable[[Measured], float]:
     return lambda m: getattr(m[part][OURS], field) / min(getattr(m[part][t], field) for t in TOOLS if t != OURS)
 
 
+def over_w(part: str, tool: str, field: str) -> Callable[[Measured], float]:
+    """A figure of ours over DuckDB's with W."""
+    return lambda m: getattr(m[part][tool], field) / getattr(m["w"][DUCKDB], field)
+
+
+def wall(measured: Measured, part: str) -> float:
+    return measured[part][OURS].wall_s
+
+
+def cpu(measured: Measured, part: str) -> float:
+    return measured[part][OURS].cpu_s
+
+
 GOALS = [
     Goal("w", "W: CPU over DuckDB's", beside("w", DUCKDB, "cpu_s"), 0.6, "×"),
     Goal("w", "W: wall time over DuckDB's", beside("w", DUCKDB, "wall_s"), 0.6, "×"),
@@ -95,6 +123,13 @@ GOALS = [
         (2 * MEMORY_LIMIT_MIB * MIB + 300 * MB) / MB,
         " MB",
     ),
+    Goal("night", "next night: CPU over DuckDB's W", over_w("night", OURS, "cpu_s"), 1 / 6, "×"),
+    Goal("night", "next night: wall time over DuckDB's W", over_w("night", OURS, "wall_s"), 1 / 6, "×"),
+    Goal("night", "next night but for the file: CPU over DuckDB's W", over_w("night", DRY, "cpu_s"), 1 / 20, "×"),
+    Goal("night", "next night but for the file: wall time over DuckDB's W", over_w("night", DRY, "wall_s"), 1 / 20, "×"),
+    Goal("s3", "next night from S3: wall time over the local disk's", lambda m: wall(m, "s3") / wall(m, "night"), 1.5, "×"),
+    Goal("plan", "plan of 200 files × 8 windows", lambda m: wall(m, "plan"), 2.0, " s"),
+    Goal("long", "next night of 1,600 days: CPU over 400 days'", lambda m: cpu(m, "long") / cpu(m, "night"), 1.3, "×"),
 ]
 
 
@@ -109,9 +144,10 @@ def main() -> int:
     read_once(args.lake_dir)
     measured: Measured = {}
     missed = []
-    if "w" in args.only or "w12" in args.only:
-        # W12 alone is measured by our W too.
-        measured["w"] = turns(args, "w", TOOLS if "w" in args.only else [OURS], args.runs)
+    if {"w", "w12", "night"} & set(args.only):
+        # W12 alone is measured by our W too, and a night by DuckDB's.
+        tools = [tool for tool in TOOLS if "w" in args.only or tool in needed(args.only)]
+        measured["w"] = turns(args, "w", tools, args.runs)
     if "w12" in args.only:
         measured["w12"] = turns(args, "w12", TOOLS, args.runs_w12)
     if "memory" in args.only:
@@ -119,6 +155,10 @@ def main() -> int:
             measured["memory"] = turns(args, "memory", [OURS], 1)
         except Unfinished as failure:
             missed.append(f"{PARTS['memory']}: {failure}")
+    if {"night", "s3", "long"} & set(args.only):
+        nights(args, measured)
+    if "plan" in args.only:
+        measured["plan"] = {OURS: plan(args)}
     print_figures(args, measured)
     missed += answers(args, measured)
     missed += verdict(args, measured)
@@ -129,11 +169,63 @@ def main() -> int:
     return 1 if missed else 0
 
 
+def needed(only: list[str]) -> set[str]:
+    """Whose W is needed where W itself is not asked for."""
+    return {OURS} & {OURS for part in only if part == "w12"} | {DUCKDB for part in only if part == "night"}
+
+
+def nights(args, measured: Measured) -> None:
+    """The next night from the local disk and from S3, in turn."""
+    build = [args.tenure, "features", "build", str(JOB), "--quiet", "--threads", str(args.threads)]
+    run = lambda name, line, env: run_measured(args, name, line, env)
+    here = Nights(run, build, args.lake_dir, args.as_of, args.work / "nights")
+    first, size = here.prepare()
+    print(f"first night: {', '.join(cells_of(first))}; states of {size / MB:.0f} MB")
+    store = Store(here) if "s3" in args.only else None
+    found: dict[tuple[str, str], list[Figures]] = {}
+    for _ in range(args.runs):
+        out = built(args, "night", OURS)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        found.setdefault(("night", OURS), []).append(here.night("night", out))
+        found.setdefault(("night", DRY), []).append(here.night("night dry", None))
+        if store:
+            before = store.asked()
+            found.setdefault(("s3", OURS), []).append(here.night("night s3", built(args, "s3", OURS), store.env()))
+            requests, size = (after - b for after, b in zip(store.asked(), before))
+            say(f"from S3: {requests} requests, {size / MB:.1f} MB")
+    if store:
+        print(f"from S3: {requests} requests, {size / MB:.1f} MB")
+        store.close()
+    if "long" in args.only:
+        long = Nights(run, build, args.long_lake_dir, args.as_of, args.work / "nights_long")
+        long.prepare()
+        found["long", OURS] = [long.night("long", built(args, "long", OURS)) for _ in range(args.runs)]
+    for (part, tool), rows in found.items():
+        measured.setdefault(part, {})[tool] = medians(rows)
+        say(f"{PARTS[part]}, {tool}: {', '.join(cells_of(measured[part][tool]))}")
+
+
+def plan(args) -> Figures:
+    """Plans many files; nothing is read."""
+    root = args.work / "plan"
+    shutil.rmtree(root, ignore_errors=True)
+    (root / "jobs").mkdir(parents=True)
+    (root / "sql").mkdir()
+    (root / "jobs" / "job.yaml").write_text(JOB.read_text())
+    for i in range(200):
+        aggregates = f"count(*) FILTER (WHERE items = {i}) AS n{i}, sum(amount + {i}) AS s{i}, max(amount - {i}) AS m{i}"
+        windows = "-- @windows 1d 3d 7d 14d 30d 90d 365d lifetime"
+        sql = f"{windows}\nSELECT customer_id, {aggregates} FROM orders GROUP BY customer_id\n"
+        (root / "sql" / f"f{i}.sql").write_text(sql)
+    line = [args.tenure, "features", "plan", str(root / "jobs" / "job.yaml")]
+    return run_measured(args, "plan", line, {"TENURE_LAKE": args.lake_dir.as_uri()})
+
+
 def arguments():
     out = ROOT / "out" / "bench-features"
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--tenure", default="tenure", help="the program")
-    p.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="these parts alone")
+    p.add_argument("--only", nargs="+", choices=list(PARTS), default=DEFAULT_PARTS, help="these parts alone")
     p.add_argument("--runs", type=positive, default=3, help="turns of every tool with W")
     p.add_argument("--runs-w12", type=positive, default=1, help="turns of every tool with W12")
     p.add_argument("--threads", type=positive, default=2, help="threads of every tool")
@@ -145,6 +237,7 @@ def arguments():
         type=Path,
         help="the lake's folder, written where it is not there; without it one below --work, by what it holds",
     )
+    p.add_argument("--long-lake-dir", type=Path, help="a lake of 1,600 days that ends on the same day, for `long`")
     p.add_argument(
         "--bench",
         type=Path,
@@ -161,6 +254,10 @@ def arguments():
         if not file.is_file():
             raise Failed(f"`{file}` is not there: the bench needs the peers and the generator of their lake")
     args.work = args.work.resolve()
+    if ("s3" in args.only or "long" in args.only) and "night" not in args.only:
+        args.only = [*args.only, "night"]
+    if "long" in args.only and not args.long_lake_dir:
+        raise Failed("`long` needs `--long-lake-dir`: a lake of the generator with `--days 1600`")
     args.wanted = {name: getattr(args, name) for name in FULL}
     name = "lake_bench" if args.wanted == FULL else "lake_" + "_".join(map(str, args.wanted.values()))
     args.lake_dir = (args.lake_dir or args.work / name).resolve()
@@ -213,11 +310,12 @@ def turns(args, part: str, tools: list[str], runs: int) -> dict[str, Figures]:
                 f"{PARTS[part]}, {tool}, run {run} of {runs}: {row.cpu_s:.1f} CPU s, {row.wall_s:.1f} s, "
                 f"{row.peak_rss / MB:.0f} MB"
             )
-    median = statistics.median
-    return {
-        tool: Figures(*(median(getattr(row, field) for row in found) for field in Figures.__dataclass_fields__))
-        for tool, found in rows.items()
-    }
+    return {tool: medians(found) for tool, found in rows.items()}
+
+
+def medians(rows: list[Figures]) -> Figures:
+    fields = Figures.__dataclass_fields__
+    return Figures(*(statistics.median(getattr(row, field) for row in rows) for field in fields))
 
 
 def built(args, part: str, tool: str) -> Path:
@@ -227,7 +325,7 @@ def built(args, part: str, tool: str) -> Path:
 
 def command(args, part: str, tool: str, out: Path) -> list[str]:
     if tool == OURS:
-        line = [args.tenure, "features", "build", str(JOB), "--as-of", args.as_of, "--quiet"]
+        line = [args.tenure, "features", "build", str(JOB), "--as-of", args.as_of, "--quiet", "--from-source"]
         line += ["--every", f"{STEP_DAYS}d", "--count", str(DATES)] if part == "w12" else []
         line += ["--memory-limit", f"{MEMORY_LIMIT_MIB}MiB"] if part == "memory" else []
     elif part == "w12":
@@ -243,13 +341,15 @@ def measure(args, part: str, tool: str) -> Figures:
     out = built(args, part, tool)
     shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
     out.parent.mkdir(parents=True, exist_ok=True)
-    line = command(args, part, tool, out)
+    return run_measured(args, f"{part} {tool}", command(args, part, tool, out), {"TENURE_LAKE": args.lake_dir.as_uri()})
+
+
+def run_measured(args, name: str, line: list[str], env: dict[str, str]) -> Figures:
     limits = ["--timeout", str(args.timeout), "--quiet-wait", str(args.quiet_wait)]
-    call = [sys.executable, str(args.bench / "measure.py"), "--name", f"{part} {tool}", "--log", str(args.log), *limits]
+    call = [sys.executable, str(args.bench / "measure.py"), "--name", name, "--log", str(args.log), *limits]
     before = args.log.read_text()
     # It logs one line when the command has ended; what the command prints itself is of no use here.
-    env = os.environ | {"TENURE_LAKE": args.lake_dir.as_uri()}
-    subprocess.run([*call, "--", *line], env=env, stdout=subprocess.DEVNULL)
+    subprocess.run([*call, "--", *line], env=os.environ | env, stdout=subprocess.DEVNULL)
     logged = args.log.read_text()[len(before) :].splitlines()
     if not logged:
         raise Failed(f"`{' '.join(line)}` could not be started")
@@ -279,6 +379,10 @@ def print_figures(args, measured: Measured) -> None:
     if "memory" in measured:
         cpu, wall, peak = cells_of(measured["memory"][OURS])
         print(f"\nW with `--memory-limit {MEMORY_LIMIT_MIB}MiB`: {cpu} CPU s, {wall} s, peak RSS {peak}")
+    for part in ("night", "s3", "plan", "long"):
+        for tool, figures in measured.get(part, {}).items():
+            cpu_s, wall_s, peak = cells_of(figures)
+            print(f"\n{PARTS[part]}{'' if tool == OURS else ', ' + tool}: {cpu_s} CPU s, {wall_s} s, peak RSS {peak}")
     busy = [f.others_cpu_s / f.wall_s for tools in measured.values() for f in tools.values() if f.wall_s > 0]
     if busy:
         print(f"\nOther programs kept up to {max(busy):.1f} cores busy: the more, the less do wall times mean.")
@@ -287,14 +391,16 @@ def print_figures(args, measured: Measured) -> None:
 def cells_of(figures: Figures | None) -> list[str]:
     if figures is None:
         return ["–"] * 3
-    return [f"{figures.cpu_s:.1f}", f"{figures.wall_s:.1f}", f"{figures.peak_rss / GB:.2f} GB"]
+    return [f"{figures.cpu_s:.2f}", f"{figures.wall_s:.2f}", f"{figures.peak_rss / GB:.2f} GB"]
 
 
 def answers(args, measured: Measured) -> list[str]:
     """Compares what we built with what DuckDB built; returns where they differ."""
     missed, pairs = [], []
     if DUCKDB in measured.get("w", {}):
-        pairs = [(part, "w", "customer_id") for part in ("w", "memory") if part in measured]
+        pairs = [(part, "w", "customer_id") for part in ("w", "memory", "night", "s3") if part in measured]
+    if not built(args, "w", OURS).exists():
+        pairs = [pair for pair in pairs if pair[0] != "w"]
     if "w12" in measured:
         pairs.append(("w12", "w12", "customer_id,as_of"))
     for part, theirs, key in pairs:
@@ -336,7 +442,7 @@ def verdict(args, measured: Measured) -> list[str]:
     print("\n| goal | found | at most |\n| --- | ---: | ---: |")
     for goal in judged:
         found, limit = goal.figure(measured), goal.limit
-        digits = 0 if limit >= 100 else 2
+        digits = 0 if limit >= 100 else 3 if limit < 0.5 else 2
         texts = [f"{number:.{digits}f}{goal.unit}" for number in (found, limit)]
         print(f"| {goal.what} | {texts[0]} | {texts[1]} |")
         if found > limit:

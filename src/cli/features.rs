@@ -5,7 +5,7 @@ use arrow::array::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use crate::error::{ExitStatus, Place};
-use crate::features::{self, FeatureColumn, States};
+use crate::features::{self, FeatureColumn};
 use crate::lake::{self, Lake, Visibility};
 use crate::pipeline::{self, Plan};
 use crate::printer::Printer;
@@ -48,10 +48,7 @@ pub(super) fn run(command: FeaturesCommand, global: &GlobalArgs, printer: &Print
                 }
                 _ => vec![(as_of, out)],
             };
-            let built = block_on(&engine, async {
-                let states = if from_source { None } else { States::open(&spec, engine.threads).await? };
-                pipeline::build(&spec, &files, &engine, states, printer).await
-            })?;
+            let built = block_on(&engine, pipeline::build(&spec, &files, &engine, from_source, printer))?;
             if printer.json() {
                 printer.data_json(&built)?;
             }

@@ -138,7 +138,7 @@ pub enum Command {
     Features(FeaturesCommand),
     /// List, rebuild and verify the states of past days
     #[command(subcommand)]
-    State(StateCommand),
+    State(state::StateCommand),
     /// Print the JSON Schema of the job file, for editors
     Schema,
     /// List the runs in the ledger, or show one
@@ -151,37 +151,6 @@ pub enum Command {
     Completions {
         /// The shell
         shell: clap_complete::Shell,
-    },
-}
-
-/// `tenure state`.
-#[derive(Debug, Subcommand)]
-pub enum StateCommand {
-    /// List the states of a job
-    List {
-        /// Which job.
-        #[command(flatten)]
-        job: JobArgs,
-    },
-    /// Compute the states of a job anew, from all rows, and remove files that no run put in force
-    #[command(after_help = "Example: tenure state rebuild jobs/ltv.yaml --as-of 2026-07-01")]
-    Rebuild {
-        /// Which job.
-        #[command(flatten)]
-        job: JobArgs,
-        /// Which day.
-        #[command(flatten)]
-        as_of: AsOfArgs,
-    },
-    /// Read every state, and compare the features that they give with those of all rows
-    #[command(after_help = "Exit code 1 says that a state is damaged, or gives other features than all rows do.")]
-    Verify {
-        /// Which job.
-        #[command(flatten)]
-        job: JobArgs,
-        /// The day of the comparison [default: the newest one that states were written at]
-        #[arg(long, value_name = "YYYY-MM-DD")]
-        as_of: Option<String>,
     },
 }
 

@@ -1,12 +1,44 @@
 //! `tenure state list | rebuild | verify`.
 
+use clap::Subcommand;
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::{GlobalArgs, StateCommand, block_on};
+use super::{AsOfArgs, GlobalArgs, JobArgs, block_on};
 use crate::Result;
 use crate::error::ExitStatus;
 use crate::pipeline::state::{self, StateList};
 use crate::printer::Printer;
+
+/// `tenure state`.
+#[derive(Debug, Subcommand)]
+pub enum StateCommand {
+    /// List the states of a job
+    List {
+        /// Which job.
+        #[command(flatten)]
+        job: JobArgs,
+    },
+    /// Compute the states of a job anew, from all rows, and remove files that no run put in force
+    #[command(after_help = "Example: tenure state rebuild jobs/ltv.yaml --as-of 2026-07-01")]
+    Rebuild {
+        /// Which job.
+        #[command(flatten)]
+        job: JobArgs,
+        /// Which day.
+        #[command(flatten)]
+        as_of: AsOfArgs,
+    },
+    /// Read every state, and compare the features that they give with those of all rows
+    #[command(after_help = "Exit code 1 says that a state is damaged, or gives other features than all rows do.")]
+    Verify {
+        /// Which job.
+        #[command(flatten)]
+        job: JobArgs,
+        /// The day of the comparison [default: the newest one that states were written at]
+        #[arg(long, value_name = "YYYY-MM-DD")]
+        as_of: Option<String>,
+    },
+}
 
 pub(super) fn run(command: &StateCommand, global: &GlobalArgs, printer: &Printer) -> Result<ExitStatus> {
     let engine = global.engine()?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use futures::{Stream, StreamExt};
 
-use super::Plan;
+use super::{Plan, state};
 use crate::features::{FeatureSet, States};
 use crate::lake::{EngineOptions, Lake, MatrixFile, Visibility};
 use crate::printer::Printer;
@@ -34,17 +34,19 @@ pub async fn build(
     spec: &JobSpec,
     files: &[(AsOf, Option<PathBuf>)],
     engine: &EngineOptions,
-    states: Option<States>,
+    from_source: bool,
     printer: &Printer,
 ) -> Result<Vec<BuiltMatrix>> {
     let plan = Plan::new(spec).await?;
     let features = plan.features.without_sequence();
     let lake = Lake::open(spec, engine)?;
-    if let ([_], Some(states)) = (files, states) {
-        states.vouch(&lake);
-        let states = Arc::new(states);
+    let states = match files {
+        [_] if !from_source => state::open(spec, engine, &lake, printer).await,
+        _ => None,
+    };
+    if let Some(states) = states {
         let built = pass(&features, spec, &lake, files, Some(Arc::clone(&states))).await?;
-        commit_states(&states, printer).await;
+        state::commit(&states, printer).await;
         return Ok(built);
     }
     let passes = if features.shares_passes(spec.tables()) { files.len().max(1) } else { 1 };
@@ -53,14 +55,6 @@ pub async fn build(
         built.extend(pass(&features, spec, &lake, together, None).await?);
     }
     Ok(built)
-}
-
-/// Puts states in force. They save time and nothing else, so that a run goes on without them.
-pub(super) async fn commit_states(states: &States, printer: &Printer) {
-    match states.commit().await {
-        Ok(report) => report.notes.iter().for_each(|note| printer.say(note)),
-        Err(error) => printer.warn(format!("states are not kept: {error}")),
-    }
 }
 
 /// Writes matrices in one pass.
@@ -77,7 +71,7 @@ pub(super) async fn pass(
     }
     let (schema, rows) = features.matrices(&sessions, spec.tables(), states).await?;
     let open = |(_, path): &(AsOf, Option<PathBuf>)| match path {
-        Some(path) => MatrixFile::create(path, &schema).map(Sink::File),
+        Some(path) => Ok(Sink::File(Box::new(MatrixFile::create(path, &schema)?))),
         None => Ok(Sink::Nothing(0)),
     };
     let open = files.iter().map(open).collect::<Result<Vec<_>>>()?;
@@ -92,7 +86,7 @@ pub(super) async fn pass(
 
 /// Where rows go.
 enum Sink {
-    File(MatrixFile),
+    File(Box<MatrixFile>),
     /// They are counted.
     Nothing(u64),
 }

@@ -11,12 +11,12 @@ use futures::StreamExt;
 use serde::Serialize;
 use tempfile::TempDir;
 
-use super::build::commit_states;
 use super::outcomes::{Outcomes, PastPredictions};
 use super::plan::Plan;
+use super::state;
 use super::tables::{NightTables, ScoredFiles};
 use crate::error::ExitStatus;
-use crate::features::{FeatureStream, States};
+use crate::features::FeatureStream;
 use crate::lake::publish::{self, Commit, KeyParts, Publisher, RunKey, StagedFile};
 use crate::lake::{CheckCount, EngineOptions, Lake, Store, Traffic, Visibility};
 use crate::ledger::{CheckRecord, ModelRecord, PlacedTable, RunRecord};
@@ -252,11 +252,8 @@ impl Night<'_> {
     async fn score(&self, bundle: Option<&Bundle>, tables: &NightTables<'_>, dir: &Path) -> Result<ScoredFiles> {
         let states = match self.options.from_source {
             true => None,
-            false => States::open(self.spec, self.options.engine.threads).await?.map(Arc::new),
+            false => state::open(self.spec, &self.options.engine, self.lake, self.printer).await,
         };
-        if let Some(states) = &states {
-            states.vouch(self.lake);
-        }
         let session = self.lake.session(Visibility::at(self.as_of)).await?;
         let read = bundle.is_some_and(|bundle| bundle.manifest().network.sequence.is_some());
         let features = if read { self.plan.features.clone() } else { self.plan.features.without_sequence() };
@@ -291,7 +288,7 @@ impl Night<'_> {
         let files = writer.finish()?;
         progress.done(format!("{} customers", files.spill.rows()));
         if let Some(states) = states {
-            commit_states(&states, self.printer).await;
+            state::commit(&states, self.printer).await;
             failpoint::reach("night.states");
         }
         Ok(files)

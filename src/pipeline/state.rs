@@ -11,6 +11,7 @@ use super::Plan;
 use crate::error::Place;
 use crate::features::{FeatureStream, GroupState, Manifest, StateReport, States};
 use crate::lake::{EngineOptions, Lake, Visibility};
+use crate::printer::Printer;
 use crate::spec::JobSpec;
 use crate::{AsOf, Error, Result};
 
@@ -67,6 +68,34 @@ impl StateVerdict {
     /// Whether everything is as it should be.
     pub fn is_good(&self) -> bool {
         self.damaged.is_empty() && self.different.is_empty()
+    }
+}
+
+/// The states of a job for a run over this lake, if it keeps any. They save time and nothing else: a run goes on without them.
+pub(super) async fn open(
+    spec: &JobSpec,
+    engine: &EngineOptions,
+    lake: &Lake,
+    printer: &Printer,
+) -> Option<Arc<States>> {
+    match States::open(spec, engine.threads).await {
+        Ok(states) => {
+            let states = Arc::new(states?);
+            states.vouch(lake);
+            Some(states)
+        }
+        Err(error) => {
+            printer.warn(format!("states are not used and not kept: {error}"));
+            None
+        }
+    }
+}
+
+/// Puts in force what a run has written.
+pub(super) async fn commit(states: &States, printer: &Printer) {
+    match states.commit().await {
+        Ok(report) => report.notes.iter().for_each(|note| printer.warn(note)),
+        Err(error) => printer.warn(format!("states are not kept: {error}")),
     }
 }
 

@@ -17,6 +17,7 @@ use tenure::spec::JobSpec;
 
 use crate::support::lake::write_parquet;
 use crate::support::memory::text;
+use crate::support::shop::{assert_exit, assert_success, tenure};
 
 const JOB: &str = "version: 1
 name: counted
@@ -370,4 +371,86 @@ async fn nobody_but_the_first_of_two_runs_puts_states_in_force() {
     let late = other.commit().await.unwrap();
     assert_eq!(late.notes, ["another run has written states: these are dropped"]);
     shop.night(52).await.unwrap();
+}
+
+impl Shop {
+    /// Runs the program; `JOB` stands for the job file.
+    fn tenure(&self, args: &[&str]) -> std::process::Output {
+        let job = self.folder.path().join("jobs/counted.yaml");
+        let job = job.to_str().unwrap();
+        tenure(&args.iter().map(|arg| if *arg == "JOB" { job } else { *arg }).collect::<Vec<_>>())
+    }
+
+    fn json(&self, args: &[&str]) -> serde_json::Value {
+        let output = self.tenure(&[args, &["--json"]].concat());
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn states_are_listed_verified_and_rebuilt() {
+    let shop = shop_of_60_days().await;
+    let output = shop.tenure(&["state", "verify", "JOB"]);
+    assert_exit(&output, 1);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("there are no states in"), "{output:?}");
+    assert_eq!(shop.json(&["state", "list", "JOB"])["groups"].as_array().unwrap().len(), 0);
+
+    assert_success(&shop.tenure(&["features", "build", "JOB", "--as-of", "2026-04-15", "--dry-run"]));
+    let list = shop.json(&["state", "list", "JOB"]);
+    assert_eq!(list["as_of"], "2026-04-15");
+    let group = &list["groups"][0];
+    assert_eq!((&group["table"], &group["until"]), (&"orders".into(), &"2026-04-15".into()));
+    assert_eq!(group["files"].as_array().unwrap().len(), 3, "{group}");
+    let table = shop.tenure(&["state", "list", "JOB"]);
+    assert!(String::from_utf8_lossy(&table.stdout).contains("sql/features/gifts.sql"), "{table:?}");
+
+    let none = serde_json::json!([]);
+    let verdict = shop.json(&["state", "verify", "JOB"]);
+    assert_eq!((&verdict["damaged"], &verdict["different"], &verdict["customers"]), (&none, &none, &6.into()));
+    assert_eq!(verdict["orphans"], 0);
+
+    // A state that is whole and says something else is found, and so is a damaged one.
+    let blocks = shop.blocks();
+    let day = |path: &&PathBuf| path.to_string_lossy().contains("20555-20556");
+    let (one, two) = (blocks.iter().find(day).unwrap(), blocks.iter().find(|path| !day(path)).unwrap());
+    std::fs::copy(two, one).unwrap();
+    let output = shop.tenure(&["state", "verify", "JOB"]);
+    assert_exit(&output, 1);
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("its bytes are not those that were written"),
+        "{output:?}"
+    );
+
+    std::fs::write(shop.lake().join("_state/counted/left_over.parquet"), "of a killed run").unwrap();
+    assert_eq!(shop.json(&["state", "verify", "JOB"])["orphans"], 1);
+    assert_success(&shop.tenure(&["state", "rebuild", "JOB", "--as-of", "2026-04-15"]));
+    let verdict = shop.json(&["state", "verify", "JOB", "--as-of", "2026-04-20"]);
+    assert_eq!((&verdict["damaged"], &verdict["different"], &verdict["orphans"]), (&none, &none, &0.into()));
+    let output = shop.tenure(&["state", "rebuild", "JOB", "--as-of", "2026-04-01"]);
+    assert_exit(&output, 1);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("would be older"), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_killed_while_it_writes_states_can_run_again() {
+    for point in ["state.writing", "state.written", "state.committed", "state.written:2"] {
+        let shop = shop_of_60_days().await;
+        let job = shop.folder.path().join("jobs/counted.yaml");
+        let args = ["features", "build", job.to_str().unwrap(), "--as-of", "2026-04-15", "--dry-run"];
+        let killed = crate::support::shop::binary(&args).env("TENURE_ABORT_AT", point).output().unwrap();
+        assert!(!killed.status.success(), "{point}: {killed:?}");
+        assert_success(&tenure(&args));
+        assert_eq!(shop.json(&["state", "verify", "JOB"])["different"], serde_json::json!([]), "{point}");
+        shop.night(50).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lake_that_cannot_be_written_gives_features_and_a_warning() {
+    let shop = shop_of_60_days().await;
+    // A file stands where the folder would be.
+    std::fs::write(shop.lake().join("_state"), "").unwrap();
+    let output = shop.tenure(&["features", "build", "JOB", "--as-of", "2026-04-15", "--dry-run"]);
+    assert_success(&output);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("states are not"), "{output:?}");
 }

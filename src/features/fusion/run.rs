@@ -2,35 +2,31 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array, new_empty_array};
-use arrow::compute::{cast, concat, partition, sort, take};
+use arrow::compute::{cast, concat, sort, take};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::{DFSchema, ScalarValue};
-use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::logical_expr::Expr;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::{DataFrame, SessionContext};
 use futures::{Stream, StreamExt, stream};
-use rayon::prelude::*;
 
 use super::cursor::{Cursor, Twice};
 use super::keys::{KeyIndex, Keys, NOBODY};
+use super::read::{Read, Reader, Scan, keys_of, settle};
 use super::recipe::Recipe;
-use super::scatter::{Ranges, Scattered, Scattering, Stored};
+use super::scatter::{Ranges, Scattering};
 use super::shard::{Excess, Export, Shard};
 use super::source::{Share, Source};
 use super::written::Writing;
 use crate::features::bench;
 use crate::features::part::PartColumn;
-use crate::features::state::{Night, States, Target};
+use crate::features::state::States;
 use crate::{Error, Result};
 
 /// The name of the key while rows are put together.
 const KEY: &str = "__key";
-/// A scan gives so many batches of the session at once: a range of customers then has more rows in each.
-const SCAN_BATCHES: usize = 4;
-
 /// How the columns of one feature file come to be.
 pub(in crate::features) enum File<'a> {
     /// In a pass shared with others.
@@ -58,8 +54,8 @@ pub(in crate::features) struct Fusion<'a> {
     /// The matrices, which have the same columns.
     pub matrices: Vec<Matrix<'a>>,
     pub key_type: DataType,
-    /// Makes a scan of a plan, of the matrix at this place.
-    pub scan: Box<dyn Fn(usize, LogicalPlan) -> Result<DataFrame> + Send + Sync + 'a>,
+    /// Makes a scan of a plan.
+    pub scan: Scan<'a>,
     /// What stands in for the rows of past days, where there is one date.
     pub states: Option<Arc<States>>,
 }
@@ -97,13 +93,6 @@ struct Pass {
     matrix_of: Vec<usize>,
     /// Per file of all matrices; `None` where it is not fused.
     selects: Vec<Option<Select>>,
-}
-
-/// A source whose rows are there.
-struct Read {
-    source: Source,
-    rows: Scattered,
-    targets: Vec<Target>,
 }
 
 /// What comes of a range of customers: the columns of every fused file, and the states of every source that are written.
@@ -147,10 +136,16 @@ impl Fusion<'_> {
             runtime: Arc::clone(state.runtime_env()),
             keep_strangers: false,
         };
+        let reader = Reader {
+            scan: &self.scan,
+            states: self.states.as_ref().filter(|_| self.matrices.len() == 1),
+            names: &first.names,
+            key_type: &self.key_type,
+        };
         let (mut sources, mut nights) = (Vec::new(), Vec::new());
         for source in Source::of(&recipes, self.states.is_some())? {
             let matrix = matrix_of[source.newest];
-            let (source, night, rows) = self.read(source, matrix, &how).await?;
+            let (source, night, rows) = reader.read(source, matrix, &how).await?;
             sources.push(Read { source, rows, targets: night.as_ref().map_or(Vec::new(), |n| n.targets.clone()) });
             nights.push(night);
         }
@@ -184,144 +179,6 @@ impl Fusion<'_> {
         let pass = Pass { keys, ranges, strangers, sources, members, matrix_of, selects };
         Ok(rows(Arc::new(pass), outputs, writing, threads))
     }
-
-    /// Reads the rows of a source, or those of the days that have no states. Where these are many, they get states first.
-    async fn read(
-        &self,
-        mut source: Source,
-        matrix: usize,
-        how: &Scattering,
-    ) -> Result<(Source, Option<Night>, Scattered)> {
-        let began = Instant::now();
-        let mut night = None;
-        if let (Some(states), [only]) = (&self.states, self.matrices.as_slice()) {
-            let names = source.recipes().filter_map(|place| only.names.get(place));
-            let names: Vec<String> = names.map(|name| (*name).to_owned()).collect();
-            night = states.night(&source, &names, &self.key_type, &how.runtime).await?;
-            while let Some(slice) = night.take_if(|night| night.is_slice) {
-                self.write_slice(source.clone(), slice, matrix, how, states).await?;
-                states.commit_slice().await?;
-                night = states.night(&source, &names, &self.key_type, &how.runtime).await?;
-            }
-        }
-        let plan = match &night {
-            Some(night) => {
-                source.refine(night.edges.iter().copied())?;
-                night.scan.clone()
-            }
-            None => Some(source.plan.clone()),
-        };
-        let how = Scattering { keep_strangers: night.is_some(), ..how.clone() };
-        let rows = self.scatter(&source, plan, matrix, &how).await?;
-        tracing::debug!(files = source.shares.len(), seconds = began.elapsed().as_secs_f64(), "a source was read");
-        Ok((source, night, rows))
-    }
-
-    /// Reads the rows of a plan.
-    async fn scatter(
-        &self,
-        source: &Source,
-        plan: Option<LogicalPlan>,
-        matrix: usize,
-        how: &Scattering,
-    ) -> Result<Scattered> {
-        let streams = match plan {
-            Some(plan) => {
-                let (mut scan, plan) = (self.scan)(matrix, plan)?.into_parts();
-                let batch = SCAN_BATCHES * scan.config().batch_size();
-                *scan.config_mut() = scan.config().clone().with_batch_size(batch);
-                DataFrame::new(scan, plan).execute_stream_partitioned().await?
-            }
-            None => Vec::new(),
-        };
-        let buckets = source.has_time.then(|| Arc::new(source.buckets.clone()));
-        Scattered::read(streams, &Scattering { buckets, ..how.clone() }).await
-    }
-
-    /// Writes the states of some days down, and makes nothing else of them.
-    async fn write_slice(
-        &self,
-        mut source: Source,
-        slice: Night,
-        matrix: usize,
-        how: &Scattering,
-        states: &Arc<States>,
-    ) -> Result<()> {
-        source.refine(slice.edges.iter().copied())?;
-        let how = Scattering { keep_strangers: true, ..how.clone() };
-        let rows = self.scatter(&source, slice.scan.clone(), matrix, &how).await?;
-        let mut read = [Read { source, rows, targets: slice.targets.clone() }];
-        let mut slice = [Some(slice)];
-        let (ranges, strangers) = settle(&mut read, &mut slice, &how)?;
-        let ([read], [Some(slice)]) = (read, slice) else { return Ok(()) };
-        let mut writing = Writing::new(slice, states)?;
-        let keys = how.keys.clone();
-        let task = move || {
-            let exported = (0..ranges.count()).into_par_iter().map(|range| {
-                let keys = keys_of(range, &ranges, &keys, strangers.as_ref());
-                let (rows, written) = read.rows.of_range(range)?;
-                let shard = Shard::new(&read.source, keys.len(), &rows, &written)?;
-                let Ok(shard) = shard else { return Err(Error::infra("states of a table with one row per customer")) };
-                let exports = read.targets.iter().map(|target| shard.export(&target.buckets));
-                Ok((keys, exports.collect::<Result<Vec<_>>>()?))
-            });
-            for (keys, exports) in exported.collect::<Result<Vec<_>>>()? {
-                writing.add(keys.array(), exports)?;
-            }
-            writing.finish()
-        };
-        tokio::task::spawn_blocking(task).await.map_err(|e| Error::infra("a slice failed").because(e))?
-    }
-}
-
-/// Gives strangers a place, where states are written of them, and sorts them and written states in with the rows.
-fn settle(sources: &mut [Read], nights: &mut [Option<Night>], how: &Scattering) -> Result<(Ranges, Option<Keys>)> {
-    let strangers = strangers(sources, nights, &how.index)?;
-    let ranges = how.ranges.and_strangers(strangers.as_ref().map_or(0, Keys::len));
-    let how = Scattering { ranges, ..how.clone() };
-    let strange = strangers.as_ref().map(KeyIndex::new).transpose()?.map(Arc::new);
-    for (read, night) in sources.iter_mut().zip(nights) {
-        let Some(night) = night else { continue };
-        if let Some(strange) = &strange {
-            let buckets = read.source.has_time.then(|| Arc::new(read.source.buckets.clone()));
-            read.rows.settle(&Scattering { index: Arc::clone(strange), buckets, ..how.clone() })?;
-        }
-        let stored = std::mem::take(&mut night.stored).into_iter();
-        let stored = stored.map(|(bucket, batch)| Stored { bucket, batch }).collect();
-        read.rows.add_states(stored, &how, strange.as_deref())?;
-    }
-    Ok((ranges, strangers))
-}
-
-/// The keys of a range.
-fn keys_of(range: usize, ranges: &Ranges, keys: &Keys, strangers: Option<&Keys>) -> Keys {
-    let (from, length) = ranges.part(range);
-    match strangers {
-        Some(strangers) if range >= ranges.of_population() => strangers.slice(from, length),
-        _ => keys.slice(from, length),
-    }
-}
-
-/// The keys that rows or states have and the population has not, where they have to be kept.
-fn strangers(sources: &[Read], nights: &[Option<Night>], index: &KeyIndex) -> Result<Option<Keys>> {
-    let mut found: Vec<ArrayRef> = sources.iter().flat_map(|read| read.rows.strangers()).cloned().collect();
-    for (_, batch) in nights.iter().flatten().flat_map(|night| &night.stored) {
-        let keys = batch.column(0);
-        let places = index.places(keys)?;
-        let strange: UInt32Array =
-            (0..places.len()).filter(|row| places[*row] == NOBODY).map(|row| row as u32).collect();
-        if !strange.is_empty() {
-            found.push(take(keys, &strange, None)?);
-        }
-    }
-    if found.is_empty() {
-        return Ok(None);
-    }
-    let arrays: Vec<&dyn Array> = found.iter().map(AsRef::as_ref).collect();
-    let sorted = sort(&concat(&arrays)?, None)?;
-    let firsts = partition(std::slice::from_ref(&sorted))?.ranges();
-    let firsts = UInt32Array::from_iter_values(firsts.iter().map(|same| same.start as u32));
-    Keys::new(take(&sorted, &firsts, None)?).map(Some)
 }
 
 /// The population's keys, sorted. A key without a value stays, for the last look at the rows to find.

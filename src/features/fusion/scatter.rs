@@ -95,6 +95,8 @@ pub(super) struct Stored {
     pub bucket: usize,
     /// The key, then the states.
     pub batch: RecordBatch,
+    /// The places of the keys among the population.
+    pub places: Vec<u32>,
 }
 
 /// How rows are sorted.
@@ -147,8 +149,8 @@ impl Scattered {
     /// Adds written states; `strangers` has the place of those that `how` does not know.
     pub fn add_states(&mut self, stored: Vec<Stored>, how: &Scattering, strangers: Option<&KeyIndex>) -> Result<()> {
         let mut part = Part::new(how);
-        for Stored { bucket, batch } in stored {
-            part.add_states(bucket, &batch, how, strangers)?;
+        for stored in stored {
+            part.add_states(stored, how, strangers)?;
         }
         self.states = Some(part);
         Ok(())
@@ -186,13 +188,11 @@ impl Part {
 
     fn add_states(
         &mut self,
-        bucket: usize,
-        batch: &RecordBatch,
+        Stored { bucket, batch, mut places }: Stored,
         how: &Scattering,
         strangers: Option<&KeyIndex>,
     ) -> Result<()> {
         let (keys, states) = batch.columns().split_first().ok_or_else(|| Error::infra("states without a key"))?;
-        let mut places = how.index.places(keys)?;
         if let Some(strangers) = strangers.filter(|_| places.contains(&NOBODY)) {
             let first = how.ranges.first_stranger() as u32;
             for (place, stranger) in places.iter_mut().zip(strangers.places(keys)?) {

@@ -2,7 +2,7 @@
 
 use std::ops::{Range, RangeInclusive};
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 
 use super::days::Block;
@@ -97,7 +97,8 @@ pub struct StateFile {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Retired {
     pub path: String,
-    pub since: DateTime<Utc>,
+    /// The date of the night that dropped it.
+    pub since: NaiveDate,
 }
 
 impl Manifest {

@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::DataType;
-use chrono::{NaiveDate, Utc};
+use chrono::NaiveDate;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use futures::{StreamExt, TryStreamExt, stream};
 use tempfile::TempDir;
@@ -43,8 +43,8 @@ use crate::{Error, Result, failpoint};
 const IN_FLIGHT: usize = 16;
 /// A group that no night used for so long is forgotten.
 const UNUSED_DAYS: i64 = 30;
-/// A file that is in force no more is kept for so long, for runs that began before.
-const RETIRED_HOURS: i64 = 24;
+/// A file that is in force no more is kept for so many nights, for runs that began before.
+const RETIRED_DAYS: i64 = 2;
 
 /// The states of a job.
 pub struct States {
@@ -253,10 +253,15 @@ impl States {
     }
 
     /// Puts the states of some days in force, while others are still to come; what is to be said of it is said at the end.
-    pub(super) async fn commit_slice(&self) -> Result<()> {
-        let report = self.commit().await?;
-        self.today().report = report;
-        Ok(())
+    /// Where they cannot be written, a note says so and no others are.
+    pub(super) async fn commit_slice(&self) {
+        match self.commit().await {
+            Ok(report) => self.today().report = report,
+            Err(error) => {
+                self.only_read();
+                self.note(format!("states are not kept: {error}"));
+            }
+        }
     }
 
     /// Whether states of this date are written.
@@ -368,13 +373,12 @@ fn carried_over(
 /// Notes which files are in force no more, and returns those that nobody can be reading any more.
 fn retire(old: Option<&Manifest>, new: &mut Manifest) -> Vec<String> {
     let Some(old) = old else { return Vec::new() };
-    let now = Utc::now();
     let used: std::collections::HashSet<String> = new.files().map(|file| file.path.clone()).collect();
     let dropped = old.files().filter(|file| !used.contains(&file.path));
-    let dropped = dropped.map(|file| Retired { path: file.path.clone(), since: now });
+    let dropped = dropped.map(|file| Retired { path: file.path.clone(), since: new.as_of });
     let all = old.retired.iter().filter(|retired| !used.contains(&retired.path)).cloned().chain(dropped);
     let (expired, kept): (Vec<Retired>, Vec<Retired>) =
-        all.partition(|retired| (now - retired.since).num_hours() >= RETIRED_HOURS);
+        all.partition(|retired| (new.as_of - retired.since).num_days() >= RETIRED_DAYS);
     new.retired = kept;
     expired.into_iter().map(|retired| retired.path).collect()
 }

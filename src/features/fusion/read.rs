@@ -1,0 +1,193 @@
+//! Rows on their way in: those of a scan, or states that stand in for them; where many days have none, these get some first.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use arrow::array::{Array, ArrayRef, UInt32Array};
+use arrow::compute::{concat, partition, sort, take};
+use arrow::datatypes::DataType;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::prelude::DataFrame;
+use rayon::prelude::*;
+
+use super::keys::{KeyIndex, Keys, NOBODY};
+use super::scatter::{Ranges, Scattered, Scattering, Stored};
+use super::shard::Shard;
+use super::source::Source;
+use super::written::Writing;
+use crate::features::state::{Night, States, Target};
+use crate::{Error, Result};
+
+/// A scan gives so many batches of the session at once: a range of customers then has more rows in each.
+const SCAN_BATCHES: usize = 4;
+
+/// A source whose rows are there.
+pub(super) struct Read {
+    pub source: Source,
+    pub rows: Scattered,
+    pub targets: Vec<Target>,
+}
+
+/// Makes a scan of a plan, of the matrix at this place.
+pub(in crate::features) type Scan<'a> = Box<dyn Fn(usize, LogicalPlan) -> Result<DataFrame> + Send + Sync + 'a>;
+
+/// Reads sources.
+pub(super) struct Reader<'a> {
+    pub scan: &'a Scan<'a>,
+    /// What stands in for rows, if anything may.
+    pub states: Option<&'a Arc<States>>,
+    /// What the files are called, by their places.
+    pub names: &'a [&'a str],
+    pub key_type: &'a DataType,
+}
+
+impl Reader<'_> {
+    /// Reads the rows of a source, or those of the days that have no states. Where these are many, they get states first.
+    pub(super) async fn read(
+        &self,
+        mut source: Source,
+        matrix: usize,
+        how: &Scattering,
+    ) -> Result<(Source, Option<Night>, Scattered)> {
+        let began = Instant::now();
+        let mut night = None;
+        if let Some(states) = self.states {
+            let names = source.recipes().filter_map(|place| self.names.get(place));
+            let names: Vec<String> = names.map(|name| (*name).to_owned()).collect();
+            night = states.night(&source, &names, self.key_type, &how.runtime).await?;
+            while let Some(slice) = night.take_if(|night| night.is_slice) {
+                self.write_slice(source.clone(), slice, matrix, how, states).await?;
+                states.commit_slice().await;
+                night = states.night(&source, &names, self.key_type, &how.runtime).await?;
+            }
+        }
+        let plan = match &night {
+            Some(night) => {
+                source.refine(night.edges.iter().copied())?;
+                night.scan.clone()
+            }
+            None => Some(source.plan.clone()),
+        };
+        let how = Scattering { keep_strangers: night.is_some(), ..how.clone() };
+        let rows = self.scatter(&source, plan, matrix, &how).await?;
+        tracing::debug!(files = source.shares.len(), seconds = began.elapsed().as_secs_f64(), "a source was read");
+        Ok((source, night, rows))
+    }
+
+    /// Reads the rows of a plan.
+    async fn scatter(
+        &self,
+        source: &Source,
+        plan: Option<LogicalPlan>,
+        matrix: usize,
+        how: &Scattering,
+    ) -> Result<Scattered> {
+        let streams = match plan {
+            Some(plan) => {
+                let (mut scan, plan) = (self.scan)(matrix, plan)?.into_parts();
+                let batch = SCAN_BATCHES * scan.config().batch_size();
+                *scan.config_mut() = scan.config().clone().with_batch_size(batch);
+                DataFrame::new(scan, plan).execute_stream_partitioned().await?
+            }
+            None => Vec::new(),
+        };
+        let buckets = source.has_time.then(|| Arc::new(source.buckets.clone()));
+        Scattered::read(streams, &Scattering { buckets, ..how.clone() }).await
+    }
+
+    /// Writes the states of some days down, and makes nothing else of them.
+    async fn write_slice(
+        &self,
+        mut source: Source,
+        slice: Night,
+        matrix: usize,
+        how: &Scattering,
+        states: &Arc<States>,
+    ) -> Result<()> {
+        source.refine(slice.edges.iter().copied())?;
+        let how = Scattering { keep_strangers: true, ..how.clone() };
+        let rows = self.scatter(&source, slice.scan.clone(), matrix, &how).await?;
+        let mut read = [Read { source, rows, targets: slice.targets.clone() }];
+        let mut slice = [Some(slice)];
+        let (ranges, strangers) = settle(&mut read, &mut slice, &how)?;
+        let ([read], [Some(slice)]) = (read, slice) else { return Ok(()) };
+        let mut writing = Writing::new(slice, states)?;
+        let keys = how.keys.clone();
+        let task = move || {
+            let exported = (0..ranges.count()).into_par_iter().map(|range| {
+                let keys = keys_of(range, &ranges, &keys, strangers.as_ref());
+                let (rows, written) = read.rows.of_range(range)?;
+                let shard = Shard::new(&read.source, keys.len(), &rows, &written)?;
+                let Ok(shard) = shard else { return Err(Error::infra("states of a table with one row per customer")) };
+                let exports = read.targets.iter().map(|target| shard.export(&target.buckets));
+                Ok((keys, exports.collect::<Result<Vec<_>>>()?))
+            });
+            for (keys, exports) in exported.collect::<Result<Vec<_>>>()? {
+                writing.add(keys.array(), exports)?;
+            }
+            writing.finish()
+        };
+        tokio::task::spawn_blocking(task).await.map_err(|e| Error::infra("a slice failed").because(e))?
+    }
+}
+
+/// Gives strangers a place, where states are written of them, and sorts them and written states in with the rows.
+pub(super) fn settle(
+    sources: &mut [Read],
+    nights: &mut [Option<Night>],
+    how: &Scattering,
+) -> Result<(Ranges, Option<Keys>)> {
+    let mut stored: Vec<Vec<Stored>> = Vec::new();
+    for night in nights.iter_mut() {
+        let own = night.as_mut().map(|night| std::mem::take(&mut night.stored)).unwrap_or_default();
+        let placed = own.into_par_iter().map(|(bucket, batch)| {
+            let places = how.index.places(batch.column(0))?;
+            Ok(Stored { bucket, batch, places })
+        });
+        stored.push(placed.collect::<Result<_>>()?);
+    }
+    let strangers = strangers(sources, stored.iter().flatten())?;
+    let ranges = how.ranges.and_strangers(strangers.as_ref().map_or(0, Keys::len));
+    let how = Scattering { ranges, ..how.clone() };
+    let strange = strangers.as_ref().map(KeyIndex::new).transpose()?.map(Arc::new);
+    for ((read, night), stored) in sources.iter_mut().zip(nights).zip(stored) {
+        if night.is_none() {
+            continue;
+        }
+        if let Some(strange) = &strange {
+            let buckets = read.source.has_time.then(|| Arc::new(read.source.buckets.clone()));
+            read.rows.settle(&Scattering { index: Arc::clone(strange), buckets, ..how.clone() })?;
+        }
+        read.rows.add_states(stored, &how, strange.as_deref())?;
+    }
+    Ok((ranges, strangers))
+}
+
+/// The keys of a range.
+pub(super) fn keys_of(range: usize, ranges: &Ranges, keys: &Keys, strangers: Option<&Keys>) -> Keys {
+    let (from, length) = ranges.part(range);
+    match strangers {
+        Some(strangers) if range >= ranges.of_population() => strangers.slice(from, length),
+        _ => keys.slice(from, length),
+    }
+}
+
+/// The keys that rows or states have and the population has not, where they have to be kept.
+fn strangers<'a>(sources: &[Read], stored: impl Iterator<Item = &'a Stored>) -> Result<Option<Keys>> {
+    let mut found: Vec<ArrayRef> = sources.iter().flat_map(|read| read.rows.strangers()).cloned().collect();
+    for Stored { batch, places, .. } in stored {
+        let strange = places.iter().enumerate().filter(|(_, place)| **place == NOBODY).map(|(row, _)| row as u32);
+        let strange: UInt32Array = strange.collect();
+        if !strange.is_empty() {
+            found.push(take(batch.column(0), &strange, None)?);
+        }
+    }
+    if found.is_empty() {
+        return Ok(None);
+    }
+    let arrays: Vec<&dyn Array> = found.iter().map(AsRef::as_ref).collect();
+    let sorted = sort(&concat(&arrays)?, None)?;
+    let firsts = partition(std::slice::from_ref(&sorted))?.ranges();
+    let firsts = UInt32Array::from_iter_values(firsts.iter().map(|same| same.start as u32));
+    Keys::new(take(&sorted, &firsts, None)?).map(Some)
+}
