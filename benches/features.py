@@ -11,14 +11,16 @@ Parts, over one generated lake (`../shared/bench/features` has its generator, th
   night   the next night, with the states that the night before left; and the same without writing the matrix
   s3      that night from a local S3 server that waits 20 ms before every answer
   plan    the plan of 200 feature files with 8 windows each
-  long    that night in a lake of 1,600 days; the lake takes a while, so only with `--only … long`
-The first three read the tables alone (`--from-source`). The tools take turns, after the lake's files have been read once; the figures are medians. Ours must give what DuckDB
-gives, by the comparison beside the peers.
+  long    that night in a lake of 1,600 days as busy as the 400; the lake takes a while, so only with `--only … long`
+The first three read the tables alone (`--from-source`). The tools take turns, after the lake's files have been read
+once; the figures are medians. Ours must give what DuckDB gives, by the comparison beside the peers, and a night must
+write the very bytes that `w` writes.
 
 Prints Markdown tables and the verdict; exit status 1 when a goal is missed, 2 when something could not be run.
 """
 
 import argparse
+import filecmp
 import json
 import os
 import re
@@ -27,13 +29,15 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from features_night import Nights, Store
 import pyarrow as pa
 import pyarrow.parquet as pq
+from features_night import Nights, Store
 
 ROOT = Path(__file__).resolve().parent.parent
 JOB = ROOT / "benches" / "features" / "job.yaml"
@@ -46,11 +50,15 @@ PARTS = {
     "night": "the next night",
     "s3": "the next night from S3",
     "plan": "the plan of 200 files",
-    "long": "the next night of 1,600 days",
+    "long": "the next night of a long history",
 }
 DEFAULT_PARTS = [part for part in PARTS if part != "long"]
 DRY = "without the file"
 FULL = {"customers": 1_000_000, "days": 400, "seed": 1}
+# Rows per customer, as the generator has them by itself.
+ROWS = {"orders": 5, "events": 30}
+# The long lake has so many times the days, orders and events, and the same customers.
+LONGER = 4
 DATES, STEP_DAYS = 12, 30
 MIB, MB, GB = 2**20, 1e6, 1e9
 MEMORY_LIMIT_MIB = 512
@@ -126,10 +134,10 @@ GOALS = [
     Goal("night", "next night: CPU over DuckDB's W", over_w("night", OURS, "cpu_s"), 1 / 6, "×"),
     Goal("night", "next night: wall time over DuckDB's W", over_w("night", OURS, "wall_s"), 1 / 6, "×"),
     Goal("night", "next night but for the file: CPU over DuckDB's W", over_w("night", DRY, "cpu_s"), 1 / 20, "×"),
-    Goal("night", "next night but for the file: wall time over DuckDB's W", over_w("night", DRY, "wall_s"), 1 / 20, "×"),
-    Goal("s3", "next night from S3: wall time over the local disk's", lambda m: wall(m, "s3") / wall(m, "night"), 1.5, "×"),
+    Goal("night", "next night but for the file: wall over DuckDB's W", over_w("night", DRY, "wall_s"), 1 / 20, "×"),
+    Goal("s3", "next night from S3: wall time over the disk's", lambda m: wall(m, "s3") / wall(m, "night"), 1.5, "×"),
     Goal("plan", "plan of 200 files × 8 windows", lambda m: wall(m, "plan"), 2.0, " s"),
-    Goal("long", "next night of 1,600 days: CPU over 400 days'", lambda m: cpu(m, "long") / cpu(m, "night"), 1.3, "×"),
+    Goal("long", f"next night of {LONGER}× the days: CPU over", lambda m: cpu(m, "long") / cpu(m, "night"), 1.3, "×"),
 ]
 
 
@@ -139,11 +147,11 @@ def main() -> int:
     args.work.mkdir(parents=True, exist_ok=True)
     args.log = args.work / "measured.jsonl"
     args.log.write_text("")
-    args.lake = lake(args)
+    args.lake = lake(args, args.lake_dir, args.wanted)
     args.as_of = args.lake["as_of"]
     read_once(args.lake_dir)
     measured: Measured = {}
-    missed = []
+    missed, before = [], {}
     if {"w", "w12", "night"} & set(args.only):
         # W12 alone is measured by our W too, and a night by DuckDB's.
         tools = [tool for tool in TOOLS if "w" in args.only or tool in needed(args.only)]
@@ -156,7 +164,7 @@ def main() -> int:
         except Unfinished as failure:
             missed.append(f"{PARTS['memory']}: {failure}")
     if {"night", "s3", "long"} & set(args.only):
-        nights(args, measured)
+        before = nights(args, measured)
     if "plan" in args.only:
         measured["plan"] = {OURS: plan(args)}
     print_figures(args, measured)
@@ -164,45 +172,56 @@ def main() -> int:
     missed += verdict(args, measured)
     if args.json:
         figures = {part: {tool: asdict(f) for tool, f in tools.items()} for part, tools in measured.items()}
-        args.json.write_text(json.dumps(dict(lake=args.lake, measured=figures, missed=missed), indent=1) + "\n")
+        found = dict(lake=args.lake, measured=figures, before=before, missed=missed)
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
     print("\n" + ("\n".join(f"missed: {line}" for line in missed) or "every goal is met"))
     return 1 if missed else 0
 
 
 def needed(only: list[str]) -> set[str]:
     """Whose W is needed where W itself is not asked for."""
-    return {OURS} & {OURS for part in only if part == "w12"} | {DUCKDB for part in only if part == "night"}
+    return {tool for part, tool in (("w12", OURS), ("night", DUCKDB)) if part in only}
 
 
-def nights(args, measured: Measured) -> None:
-    """The next night from the local disk and from S3, in turn."""
+def nights(args, measured: Measured) -> dict[str, dict]:
+    """The next night from the disk, from S3 and in the long lake, in turn; returns what happened before each and how
+    much was asked of S3."""
     build = [args.tenure, "features", "build", str(JOB), "--quiet", "--threads", str(args.threads)]
-    run = lambda name, line, env: run_measured(args, name, line, env)
-    here = Nights(run, build, args.lake_dir, args.as_of, args.work / "nights")
-    first, size = here.prepare()
-    print(f"first night: {', '.join(cells_of(first))}; states of {size / MB:.0f} MB")
-    store = Store(here) if "s3" in args.only else None
-    found: dict[tuple[str, str], list[Figures]] = {}
-    for _ in range(args.runs):
-        out = built(args, "night", OURS)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        found.setdefault(("night", OURS), []).append(here.night("night", out))
-        found.setdefault(("night", DRY), []).append(here.night("night dry", None))
-        if store:
-            before = store.asked()
-            found.setdefault(("s3", OURS), []).append(here.night("night s3", built(args, "s3", OURS), store.env()))
-            requests, size = (after - b for after, b in zip(store.asked(), before))
-            say(f"from S3: {requests} requests, {size / MB:.1f} MB")
-    if store:
-        print(f"from S3: {requests} requests, {size / MB:.1f} MB")
-        store.close()
-    if "long" in args.only:
-        long = Nights(run, build, args.long_lake_dir, args.as_of, args.work / "nights_long")
-        long.prepare()
-        found["long", OURS] = [long.night("long", built(args, "long", OURS)) for _ in range(args.runs)]
-    for (part, tool), rows in found.items():
-        measured.setdefault(part, {})[tool] = medians(rows)
-        say(f"{PARTS[part]}, {tool}: {', '.join(cells_of(measured[part][tool]))}")
+    run = partial(run_measured, args)
+    with ExitStack() as running:
+        places = {"night": Nights(run, build, args.lake_dir, args.as_of, args.work / "nights")}
+        if "s3" in args.only:
+            work = args.work / "nights_s3"
+            store = running.enter_context(Store(work, args.lake_dir))
+            places["s3"] = Nights(run, build, args.lake_dir, args.as_of, work, store)
+        if "long" in args.only:
+            facts = lake(args, args.long_lake_dir, args.wanted | {"days": LONGER * args.days}, LONGER)
+            read_once(args.long_lake_dir)
+            work = args.work / "nights_long"
+            places["long"] = Nights(run, build, args.long_lake_dir, facts["as_of"], work)
+        before = {part: first_night(part, place) for part, place in places.items()}
+        rows: dict[tuple[str, str], list[Figures]] = {}
+        for turn in range(1, args.runs + 1):
+            for part, place in places.items():
+                kinds = [(OURS, built(args, part, OURS)), (DRY, None)]
+                for tool, out in kinds[:1] if part == "s3" else kinds:
+                    row = place.night(f"{part} {tool}", out)
+                    rows.setdefault((part, tool), []).append(row)
+                    say_row(part, tool, turn, args.runs, row)
+    for (part, tool), found in rows.items():
+        measured.setdefault(part, {})[tool] = medians(found)
+    if "s3" in places:
+        before["s3"]["asked"] = places["s3"].asked
+        counts = ", ".join(f"{number:,} {what}" for what, number in places["s3"].asked[-1].items())
+        print(f"asked of S3 in the last of its nights: {counts}")
+    return before
+
+
+def first_night(part: str, place: Nights) -> dict:
+    row, size = place.prepare(f"{part} first")
+    cpu_s, wall_s, peak = cells_of(row)
+    print(f"{PARTS[part]}, the night before: {cpu_s} CPU s, {wall_s} s, peak RSS {peak}; states of {size / MB:.1f} MB")
+    return dict(first=asdict(row), state_bytes=size)
 
 
 def plan(args) -> Figures:
@@ -213,7 +232,8 @@ def plan(args) -> Figures:
     (root / "sql").mkdir()
     (root / "jobs" / "job.yaml").write_text(JOB.read_text())
     for i in range(200):
-        aggregates = f"count(*) FILTER (WHERE items = {i}) AS n{i}, sum(amount + {i}) AS s{i}, max(amount - {i}) AS m{i}"
+        aggregates = f"count(*) FILTER (WHERE items = {i}) AS n{i}, sum(amount + {i}) AS s{i}"
+        aggregates += f", max(amount - {i}) AS m{i}"
         windows = "-- @windows 1d 3d 7d 14d 30d 90d 365d lifetime"
         sql = f"{windows}\nSELECT customer_id, {aggregates} FROM orders GROUP BY customer_id\n"
         (root / "sql" / f"f{i}.sql").write_text(sql)
@@ -237,7 +257,7 @@ def arguments():
         type=Path,
         help="the lake's folder, written where it is not there; without it one below --work, by what it holds",
     )
-    p.add_argument("--long-lake-dir", type=Path, help="a lake of 1,600 days that ends on the same day, for `long`")
+    p.add_argument("--long-lake-dir", type=Path, help=f"the same for the lake of {LONGER} times the days, for `long`")
     p.add_argument(
         "--bench",
         type=Path,
@@ -254,13 +274,10 @@ def arguments():
         if not file.is_file():
             raise Failed(f"`{file}` is not there: the bench needs the peers and the generator of their lake")
     args.work = args.work.resolve()
-    if ("s3" in args.only or "long" in args.only) and "night" not in args.only:
-        args.only = [*args.only, "night"]
-    if "long" in args.only and not args.long_lake_dir:
-        raise Failed("`long` needs `--long-lake-dir`: a lake of the generator with `--days 1600`")
     args.wanted = {name: getattr(args, name) for name in FULL}
     name = "lake_bench" if args.wanted == FULL else "lake_" + "_".join(map(str, args.wanted.values()))
     args.lake_dir = (args.lake_dir or args.work / name).resolve()
+    args.long_lake_dir = (args.long_lake_dir or args.work / f"{name}_{LONGER * args.days}").resolve()
     return args
 
 
@@ -271,25 +288,31 @@ def positive(text: str) -> int:
     return number
 
 
-def lake(args) -> dict:
-    """What `lake.json` of the lake says; the lake is generated where it is not there."""
-    facts = args.lake_dir / "lake.json"
+def lake(args, folder: Path, wanted: dict[str, int], times: int = 1) -> dict:
+    """What `lake.json` of a lake says; the lake is generated where it is not there, with so many times the rows."""
+    facts = folder / "lake.json"
     if not facts.is_file():
-        if args.lake_dir.exists():
-            raise Failed(f"`{args.lake_dir}` is there and no generated lake: name another folder with `--lake-dir`")
-        say(f"generating a lake of {args.customers:,} customers and {args.days} days in {args.lake_dir}")
+        if folder.exists():
+            raise Failed(f"`{folder}` is there and no generated lake: name another folder")
+        say(f"generating a lake of {wanted['customers']:,} customers and {wanted['days']} days in {folder}")
         # It gets its name when it is whole.
-        part = args.lake_dir.with_name(args.lake_dir.name + ".part")
+        part = folder.with_name(folder.name + ".part")
         shutil.rmtree(part, ignore_errors=True)
-        options = [text for name, value in args.wanted.items() for text in (f"--{name}", str(value))]
+        # The generator gives every customer so many rows, however many days there are.
+        rows = {f"{table}-per-customer": mean * times for table, mean in ROWS.items()}
+        options = [text for name, value in (wanted | rows).items() for text in (f"--{name}", str(value))]
         command = [sys.executable, str(args.bench / "make_lake.py"), *options, "--out", str(part)]
         if subprocess.run(command, stdout=subprocess.DEVNULL).returncode != 0:
             raise Failed(f"`{' '.join(command)}` did not end well")
-        part.rename(args.lake_dir)
+        part.rename(folder)
     found = json.loads(facts.read_text())
-    for name, value in args.wanted.items():
+    for name, value in wanted.items():
         if found.get(name) != value:
-            raise Failed(f"the lake in `{args.lake_dir}` has {found.get(name)} as its {name}, not {value}: remove it")
+            raise Failed(f"the lake in `{folder}` has {found.get(name)} as its {name}, not {value}: remove it")
+    for table, mean in ROWS.items():
+        expected = wanted["customers"] * mean * times
+        if abs(found[table] / expected - 1) > 0.1:
+            raise Failed(f"the lake in `{folder}` has {found[table]:,} {table}, not about {expected:,}: remove it")
     return found
 
 
@@ -306,11 +329,13 @@ def turns(args, part: str, tools: list[str], runs: int) -> dict[str, Figures]:
         for tool in tools:
             row = measure(args, part, tool)
             rows[tool].append(row)
-            say(
-                f"{PARTS[part]}, {tool}, run {run} of {runs}: {row.cpu_s:.1f} CPU s, {row.wall_s:.1f} s, "
-                f"{row.peak_rss / MB:.0f} MB"
-            )
+            say_row(part, tool, run, runs, row)
     return {tool: medians(found) for tool, found in rows.items()}
+
+
+def say_row(part: str, tool: str, run: int, runs: int, row: Figures) -> None:
+    figures = f"{row.cpu_s:.2f} CPU s, {row.wall_s:.2f} s, {row.peak_rss / MB:.0f} MB"
+    say(f"{PARTS[part]}, {tool}, run {run} of {runs}: {figures}")
 
 
 def medians(rows: list[Figures]) -> Figures:
@@ -365,7 +390,7 @@ def print_figures(args, measured: Measured) -> None:
     facts = args.lake
     print(
         f"{facts['customers']:,} customers, {facts['orders']:,} orders, {facts['events']:,} events, as of "
-        f"{args.as_of}; {args.threads} threads; medians of {args.runs} (W) and {args.runs_w12} (W12)"
+        f"{args.as_of}; {args.threads} threads; medians of {args.runs} (W, nights) and {args.runs_w12} (W12)"
     )
     shown = [part for part in ("w", "w12") if part in measured]
     heads = [f"{PARTS[part]} {what}" for part in shown for what in ("CPU s", "wall s", "peak RSS")]
@@ -377,12 +402,14 @@ def print_figures(args, measured: Measured) -> None:
         name = f"**{tool}**" if tool == OURS else f"{tool} {version(tool)}"
         print(f"| {name} | " + " | ".join(cells) + " |")
     if "memory" in measured:
-        cpu, wall, peak = cells_of(measured["memory"][OURS])
-        print(f"\nW with `--memory-limit {MEMORY_LIMIT_MIB}MiB`: {cpu} CPU s, {wall} s, peak RSS {peak}")
-    for part in ("night", "s3", "plan", "long"):
-        for tool, figures in measured.get(part, {}).items():
-            cpu_s, wall_s, peak = cells_of(figures)
-            print(f"\n{PARTS[part]}{'' if tool == OURS else ', ' + tool}: {cpu_s} CPU s, {wall_s} s, peak RSS {peak}")
+        cpu_s, wall_s, peak = cells_of(measured["memory"][OURS])
+        print(f"\nW with `--memory-limit {MEMORY_LIMIT_MIB}MiB`: {cpu_s} CPU s, {wall_s} s, peak RSS {peak}")
+    rest = [(part, tool) for part in ("night", "s3", "long", "plan") for tool in measured.get(part, {})]
+    if rest:
+        print("\n| ours alone | CPU s | wall s | peak RSS |\n| --- | ---: | ---: | ---: |")
+    for part, tool in rest:
+        name = PARTS[part] if tool == OURS else f"{PARTS[part]}, {tool}"
+        print(f"| {name} | {' | '.join(cells_of(measured[part][tool]))} |")
     busy = [f.others_cpu_s / f.wall_s for tools in measured.values() for f in tools.values() if f.wall_s > 0]
     if busy:
         print(f"\nOther programs kept up to {max(busy):.1f} cores busy: the more, the less do wall times mean.")
@@ -395,13 +422,18 @@ def cells_of(figures: Figures | None) -> list[str]:
 
 
 def answers(args, measured: Measured) -> list[str]:
-    """Compares what we built with what DuckDB built; returns where they differ."""
+    """Compares what we built with what DuckDB built, and a night's file with our W's; returns where they differ."""
     missed, pairs = [], []
+    source = built(args, "w", OURS)
+    for part in ("night", "s3"):
+        if part in measured and source.is_file():
+            same = filecmp.cmp(source, built(args, part, OURS), shallow=False)
+            print(f"\n{PARTS[part]}, its file beside that of W: {'the same bytes' if same else 'different bytes'}")
+            missed += [] if same else [f"{PARTS[part]}: its file is not byte for byte that of W"]
     if DUCKDB in measured.get("w", {}):
-        pairs = [(part, "w", "customer_id") for part in ("w", "memory", "night", "s3") if part in measured]
-    if not built(args, "w", OURS).exists():
-        pairs = [pair for pair in pairs if pair[0] != "w"]
-    if "w12" in measured:
+        parts = [part for part in ("w", "memory", "night", "s3") if OURS in measured.get(part, {})]
+        pairs = [(part, "w", "customer_id") for part in parts]
+    if DUCKDB in measured.get("w12", {}):
         pairs.append(("w12", "w12", "customer_id,as_of"))
     for part, theirs, key in pairs:
         ours = as_peers(args, part)

@@ -21,7 +21,7 @@ use super::set::FeatureSet;
 use super::types::{key_type, matrix_type, normal};
 use crate::error::{Place, Problem};
 use crate::spec::{EntitySource, TableSpec};
-use crate::{AsOf, Result};
+use crate::{AsOf, Result, lake};
 
 /// The name under which derived files see the joined row.
 pub(super) const FEATURES: &str = "features";
@@ -141,6 +141,10 @@ async fn file(
 ) -> Result<Part, Vec<Problem>> {
     let mut part = file_at(set, bench, tables, definition, as_of).await?;
     if let Ok(recipe) = &mut part.recipe {
+        let table = recipe.table().and_then(|name| tables.iter().find(|table| table.name == name));
+        if let Some(why) = table.and_then(lake::unsteady) {
+            recipe.refuse_states(why);
+        }
         let of_view =
             |(table, _): &(String, Location)| set.views.iter().any(|v| v.stem == *table && v.asks_for_as_of());
         if definition.tables.iter().any(of_view) {

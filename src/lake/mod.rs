@@ -35,7 +35,7 @@ use futures::TryStreamExt;
 
 pub use files::InputObject;
 pub use matrix_file::MatrixFile;
-pub use objects::{ObjectDays, TableObjects};
+pub use objects::{ObjectDays, TableObjects, unsteady};
 pub use online::OnlineReport;
 pub use point_in_time::Visibility;
 pub use read::{EventSpan, PublishedColumns, read_published, read_published_columns, read_texts};

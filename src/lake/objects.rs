@@ -18,7 +18,7 @@ use super::checks::Checks;
 use super::files::{DataFile, InputObject};
 use super::point_in_time::{column_type, days};
 use super::provider::LakeTable;
-use crate::spec::{ColumnType, Format, OnFail, TableSpec};
+use crate::spec::{CheckRule, CheckSpec, ColumnType, Format, OnFail, TableSpec};
 use crate::{Error, Result, hash};
 
 /// The days of an object's rows, as Arrow counts days, on the clock of the job; `None` where no row has a time.
@@ -39,21 +39,6 @@ impl TableObjects {
     /// The table's name.
     pub fn name(&self) -> &str {
         &self.0.spec.name
-    }
-
-    /// Why what a file says today may not be what it says tomorrow, where that is so.
-    pub fn unsteady(&self) -> Option<String> {
-        let spec = &self.0.spec;
-        let repeats = self.0.checks.unique.iter().any(|check| check.on_fail == OnFail::Reject);
-        match () {
-            () if spec.event_time.is_none() => Some("it has no `event_time`".to_owned()),
-            () if spec.known_at.is_some() => Some("with `known_at`, rows of old days appear in old files".to_owned()),
-            () if spec.format != Format::Parquet => {
-                Some("CSV files do not say which days their rows are of".to_owned())
-            }
-            () if repeats => Some("which rows a `unique` check rejects depends on all other rows".to_owned()),
-            () => None,
-        }
     }
 
     /// What the rows of a file depend on beside the file.
@@ -130,4 +115,20 @@ pub(super) fn identity(spec: &TableSpec, checks: &Checks, timezone: Tz) -> Strin
     let good = checks.good().map(|good| good.to_string());
     let identity = (spec.url.as_str(), columns, &spec.partition_by, &spec.event_time, good, timezone.name());
     hash::of_bytes(format!("{identity:?}"))
+}
+
+/// Why what a file of a table says today may not be what it says tomorrow, where that is so.
+pub fn unsteady(spec: &TableSpec) -> Option<&'static str> {
+    let repeats = |check: &CheckSpec| matches!(check.rule, CheckRule::Unique(_)) && check.on_fail == OnFail::Reject;
+    match () {
+        () if spec.event_time.is_none() => Some("its table has no `event_time`"),
+        () if spec.known_at.is_some() => Some("its table has a `known_at`: rows of old days appear in old files"),
+        () if spec.format != Format::Parquet => {
+            Some("its table is CSV, which does not say which days a file's rows are of")
+        }
+        () if spec.checks.iter().any(repeats) => {
+            Some("which rows the `unique` check of its table rejects depends on all other rows")
+        }
+        () => None,
+    }
 }

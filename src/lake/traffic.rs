@@ -32,6 +32,18 @@ impl Traffic {
     }
 }
 
+impl Traffic {
+    /// For people; nothing where nothing was asked.
+    pub fn words(&self) -> String {
+        match self.requests {
+            0 => String::new(),
+            requests => {
+                format!("{requests} requests, {} bytes received, {} sent", self.received_bytes, self.sent_bytes)
+            }
+        }
+    }
+}
+
 /// Connects to stores and counts what they are asked.
 #[derive(Debug)]
 pub(super) struct Counting;

@@ -67,6 +67,7 @@ impl RunRecord {
         line("engine", &self.engine);
         line("model", &self.model.as_ref().map(|m| format!("{} ({})", m.version, short(&m.hash))).unwrap_or_default());
         line("key", self.key.as_str());
+        line("stores", &self.traffic.words());
         line("commit", &self.commit.map(|number| number.to_string()).unwrap_or_default());
         self.failure(&mut text);
         for alert in &self.alerts {

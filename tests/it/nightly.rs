@@ -285,6 +285,17 @@ fn a_night_on_s3_has_the_rows_of_a_night_on_disk() {
     assert_success(&run(&["run", "jobs/ltv.yaml", "--as-of", AS_OF]));
     let again = run(&["run", "jobs/ltv.yaml", "--as-of", AS_OF]);
     assert!(String::from_utf8_lossy(&again.stderr).contains("already"), "{again:?}");
+    let traffic = || -> serde_json::Value {
+        let shown = run(&["runs", "show", AS_OF, "--job", "jobs/ltv.yaml", "--json"]);
+        serde_json::from_slice::<serde_json::Value>(&shown.stdout).unwrap()["traffic"].clone()
+    };
+    let first = traffic();
+    assert!(first["received_bytes"].as_u64() > Some(100_000), "{first}");
+    // States stand in for the events of all days, and nobody opens their files.
+    assert_success(&run(&["run", "jobs/ltv.yaml", "--as-of", AS_OF, "--force"]));
+    let forced = traffic();
+    let (before, now) = (first["requests"].as_u64().unwrap(), forced["requests"].as_u64().unwrap());
+    assert!(now + 100 < before, "{first} {forced}");
     for table in TABLES {
         let bytes = runtime.block_on(store.get(&format!("out/{table}/ds={AS_OF}/part-00000.parquet"))).unwrap();
         let copy = shop.path().join("from_s3.parquet");

@@ -5,7 +5,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, PrimitiveArray};
+use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, BooleanArray, PrimitiveArray};
 use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
@@ -393,11 +393,6 @@ pub(super) fn of_type(array: &ArrayRef, output: &DataType) -> Result<ArrayRef> {
         DataType::Date32 if *array.data_type() == DataType::Int64 => cast(&cast(array, &DataType::Int32)?, output)?,
         _ => cast(array, output)?,
     })
-}
-
-/// The numbers of an array, `None` where there is none.
-pub(super) fn optional<T: ArrowPrimitiveType>(array: &ArrayRef) -> impl Iterator<Item = Option<T::Native>> + '_ {
-    array.as_primitive::<T>().iter()
 }
 
 /// The columns of a written state.

@@ -77,7 +77,18 @@ impl Buckets {
         let mut found: Vec<u16> = match edges.len() {
             // A comparison per edge beats a search while there are few.
             0..=12 => numbers.values().iter().map(|t| edges.iter().map(|e| u16::from(t < e)).sum()).collect(),
-            _ => numbers.values().iter().map(|t| edges.partition_point(|e| t < e) as u16).collect(),
+            _ => {
+                // Rows of a day lie together: the last one's bucket is mostly the next one's.
+                let mut last = 0;
+                let bucket = |t: &i64| {
+                    let newer = last == 0 || *t < edges[last - 1];
+                    if !newer || edges.get(last).is_some_and(|edge| t < edge) {
+                        last = edges.partition_point(|e| t < e);
+                    }
+                    last as u16
+                };
+                numbers.values().iter().map(bucket).collect()
+            }
         };
         if let Some(nulls) = numbers.nulls() {
             found.iter_mut().zip(nulls).filter(|(_, there)| !there).for_each(|(bucket, _)| *bucket = 0);
@@ -139,5 +150,10 @@ mod tests {
         let times = times.iter().map(|text| Some(micros(text))).chain([None]);
         let times: ArrayRef = Arc::new(times.collect::<TimestampMicrosecondArray>().with_timezone("UTC"));
         assert_eq!(buckets.of_rows(&times).unwrap(), [0, 1, 1, 2, 3, 0]);
+        // More edges than are compared one by one.
+        let days = (1..=28).map(|n| day(&format!("2026-06-{n:02}")));
+        let fine = Buckets::between(days.chain([day("2026-07-01")]), &time).unwrap();
+        assert_eq!(fine.of_rows(&times).unwrap(), [0, 1, 5, 6, 29, 0]);
+        assert_eq!((fine.in_finer(&(1..2), &fine), buckets.in_finer(&(1..4), &fine)), (1..2, 1..30));
     }
 }

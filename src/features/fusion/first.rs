@@ -5,7 +5,8 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
 
-use super::accumulator::{Accumulator, Groups, Kept, Output, Rows, Slots, column, columns_of, of_type, optional};
+use super::accumulator::{Accumulator, Groups, Kept, Output, Rows, Slots, column, columns_of, of_type};
+use super::whole::Whole;
 use crate::{Error, Result};
 
 /// Where a row stands: by its time, then by its number. NULL comes before or after everything.
@@ -45,16 +46,19 @@ impl FirstNumber {
 
     fn read<'a>(&'a self, states: &'a [ArrayRef]) -> Result<impl Iterator<Item = Option<Place>> + 'a> {
         let [there, times, numbers] = columns_of(states)?;
-        let whole = numbers.as_primitive_opt::<Int64Type>().map(|numbers| numbers.values().clone());
-        let doubles = numbers.as_primitive_opt::<Float64Type>().map(|numbers| numbers.values().clone());
-        let number = move |row: usize| match (&whole, &doubles) {
-            _ if numbers.is_null(row) => NO_NUMBER,
-            (Some(whole), _) => i128::from(whole[row]),
-            (_, Some(doubles)) => i128::from(ordered(doubles[row])),
-            _ => NO_NUMBER,
-        };
-        let there = there.as_boolean().values().iter().zip(optional::<Int64Type>(times)).enumerate();
-        Ok(there.map(move |(row, (there, time))| there.then(|| (self.time(time), number(row)))))
+        let times = Whole::optional(times)?;
+        let doubles = numbers.as_primitive_opt::<Float64Type>();
+        let mut whole = doubles.is_none().then(|| Whole::of(numbers)).transpose()?;
+        let rows = there.as_boolean().values().iter().zip(times).enumerate();
+        Ok(rows.map(move |(row, (there, time))| {
+            let number = match (&mut whole, doubles) {
+                (Some(whole), _) => whole.next(),
+                (None, Some(doubles)) => Some(ordered(doubles.value(row))),
+                (None, None) => None,
+            };
+            let number = number.filter(|_| numbers.is_valid(row)).map_or(NO_NUMBER, i128::from);
+            there.then(|| (self.time(time), number))
+        }))
     }
 
     fn merge(&self) -> impl Fn(&mut Option<Place>, &Option<Place>) + use<> {

@@ -3,8 +3,9 @@
 use arrow::array::{ArrayRef, AsArray};
 use arrow::datatypes::{Float64Type, Int64Type};
 
-use super::accumulator::{Accumulator, Groups, Kept, Output, Rows, Slots, column, columns_of, optional};
+use super::accumulator::{Accumulator, Groups, Kept, Output, Rows, Slots, column, columns_of};
 use super::aggregate::Function;
+use super::whole::Whole;
 use crate::features::gap::Gap;
 use crate::{Error, Result};
 
@@ -57,11 +58,11 @@ impl Accumulator for Gaps {
 
 fn gaps(states: &[ArrayRef]) -> Result<impl Iterator<Item = Gap> + '_> {
     let [firsts, lasts, counts, high, low] = columns_of(states)?;
-    let [counts, high, low] = [counts, high, low].map(|column| column.as_primitive::<Int64Type>().values());
-    let times = optional::<Int64Type>(firsts).zip(optional::<Int64Type>(lasts)).enumerate();
-    Ok(times.map(move |(row, (first, last))| {
-        let squares = (i128::from(high[row]) << 64) | i128::from(low[row] as u64);
-        Gap::from_parts(first.zip(last), counts[row] as u64, squares)
+    let times = Whole::optional(firsts)?.zip(Whole::optional(lasts)?);
+    let squares = Whole::of(high)?.zip(Whole::of(low)?);
+    Ok(times.zip(Whole::of(counts)?).zip(squares).map(|(((first, last), count), (high, low))| {
+        let squares = (i128::from(high) << 64) | i128::from(low as u64);
+        Gap::from_parts(first.zip(last), count as u64, squares)
     }))
 }
 

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array};
-use arrow::datatypes::{Float64Type, Int64Type};
+use arrow::datatypes::Float64Type;
 
 use super::accumulator::{Accumulator, Groups, Kept, Output, Rows, Slots, column, columns_of};
 use super::aggregate::Function;
+use super::whole::Whole;
 use crate::features::exact::{self, ExactSum};
 use crate::{Error, Result};
 
@@ -136,8 +137,8 @@ fn parts(sums: &[ExactSum]) -> [ArrayRef; 3] {
 
 fn sums(states: &[ArrayRef]) -> Result<impl Iterator<Item = State> + '_> {
     let [counts, high, middle, low] = columns_of(states)?;
-    let counts = counts.as_primitive::<Int64Type>().values().iter();
-    Ok(counts.zip(whole(high, middle, low)).map(|(count, sum)| State { count: *count as u64, sum }))
+    let sums = whole(high, middle, low);
+    Ok(Whole::of(counts)?.zip(sums).map(|(count, sum)| State { count: count as u64, sum }))
 }
 
 fn spreads(states: &[ArrayRef]) -> Result<impl Iterator<Item = (State, ExactSum)> + '_> {

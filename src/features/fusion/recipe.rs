@@ -25,8 +25,8 @@ pub(in crate::features) struct Recipe {
     pub(super) fields: Vec<Field>,
     /// The file's columns.
     pub(super) select: Vec<Expr>,
-    /// Whether what it adds up depends on the date, as far as that is known.
-    moves: bool,
+    /// Why what past days add up to cannot be kept, as far as those who know the table and the file have said.
+    unfit: Option<&'static str>,
 }
 
 impl Recipe {
@@ -51,7 +51,7 @@ impl Recipe {
         let fields = grouped.schema().fields().iter().skip(1).map(|field| field.as_ref().clone()).collect();
         let key = flat.over_base(key).map_err(words)?;
         let time = time.map(|time| flat.over_base(time)).transpose().map_err(words)?;
-        Recipe { flat, key, time, spans: spans.to_vec(), aggregates, fields, select, moves: false }.settled()
+        Recipe { flat, key, time, spans: spans.to_vec(), aggregates, fields, select, unfit: None }.settled()
     }
 
     /// The recipe of expressions over a table with one row per key: key and columns are over `plan`, the time is a column of
@@ -99,7 +99,7 @@ impl Recipe {
             expr.map(|expr| expr.data)
         });
         let select = renamed.collect::<datafusion::error::Result<Vec<_>>>().map_err(words)?;
-        Recipe { flat, key, time, spans: vec![span], aggregates, fields, select, moves: false }.settled()
+        Recipe { flat, key, time, spans: vec![span], aggregates, fields, select, unfit: None }.settled()
     }
 
     /// Drops the cut that a view makes and the spans make as well.
@@ -140,8 +140,8 @@ impl Recipe {
         let (Some(time), true) = (&self.time, self.is_dated()) else {
             return Some("its rows are no table's by themselves, or are in no order of time");
         };
-        if self.moves {
-            return Some("what it adds up depends on `$as_of`");
+        if self.unfit.is_some() {
+            return self.unfit;
         }
         let own = |aggregate: &Recipient| aggregate.arguments.first() == Some(&in_microseconds(time));
         self.aggregates.iter().find_map(|aggregate| match aggregate.function {
@@ -159,7 +159,22 @@ impl Recipe {
             let read = read.chain(&recipe.flat.conditions).chain([&recipe.key]).chain(&recipe.time);
             read.map(ToString::to_string).collect::<Vec<_>>()
         };
-        self.moves = later.is_none_or(|later| words(self) != words(later));
+        if later.is_none_or(|later| words(self) != words(later)) {
+            self.refuse_states("what it adds up depends on `$as_of`");
+        }
+    }
+
+    /// Says why what past days add up to cannot be kept.
+    pub(in crate::features) fn refuse_states(&mut self, why: &'static str) {
+        self.unfit = Some(why);
+    }
+
+    /// The table whose rows it reads, if they are those of one.
+    pub(in crate::features) fn table(&self) -> Option<&str> {
+        match &self.flat.base {
+            LogicalPlan::TableScan(scan) => Some(scan.table_name.table()),
+            _ => None,
+        }
     }
 
     /// The last day that it looks at; `None` where it looks at all.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, Int64Array};
 use arrow::datatypes::{ArrowNativeType, ArrowPrimitiveType, DataType, Float64Type, Int64Type, UInt64Type};
 
-use super::accumulator::{Accumulator, Groups, Kept, Output, Rows, Slots, column, columns_of, of_type, optional};
+use super::accumulator::{Accumulator, Groups, Kept, Output, Rows, Slots, column, columns_of, of_type};
+use super::whole::Whole;
 use crate::Result;
 
 /// How many rows.
@@ -17,7 +18,7 @@ pub(super) struct Counts {
 /// Whole numbers that add up, as they were written.
 pub(super) fn counts(states: &[ArrayRef]) -> Result<impl Iterator<Item = i64> + '_> {
     let [counts] = columns_of(states)?;
-    Ok(counts.as_primitive::<Int64Type>().values().iter().copied())
+    Whole::of(counts)
 }
 
 pub(super) fn add_count(sum: &mut i64, state: &i64) {
@@ -65,9 +66,14 @@ fn add_sum(sum: &mut Option<i64>, state: &Option<i64>) {
     }
 }
 
-fn numbers<T: ArrowPrimitiveType>(states: &[ArrayRef]) -> Result<impl Iterator<Item = Option<T::Native>> + '_> {
+fn numbers(states: &[ArrayRef]) -> Result<impl Iterator<Item = Option<i64>> + '_> {
     let [numbers] = columns_of(states)?;
-    Ok(optional::<T>(numbers))
+    Whole::optional(numbers)
+}
+
+fn doubles(states: &[ArrayRef]) -> Result<impl Iterator<Item = Option<f64>> + '_> {
+    let [numbers] = columns_of(states)?;
+    Ok(numbers.as_primitive::<Float64Type>().iter())
 }
 
 impl Accumulator for IntegerSums {
@@ -98,7 +104,7 @@ impl Accumulator for IntegerSums {
     }
 
     fn finish(&self, slots: &Slots, outputs: &[&Output]) -> Result<Vec<ArrayRef>> {
-        self.states.merged(slots, outputs, numbers::<Int64Type>, add_sum, |sums, output| {
+        self.states.merged(slots, outputs, numbers, add_sum, |sums, output| {
             Ok(match output.data_type == DataType::UInt64 {
                 true => column::<UInt64Type, _>(sums, |sum| sum.map(|x| x as u64)),
                 false => column::<Int64Type, _>(sums, |sum| *sum),
@@ -107,7 +113,7 @@ impl Accumulator for IntegerSums {
     }
 
     fn export(&self, groups: &Groups) -> Result<Vec<ArrayRef>> {
-        let sums = self.states.grouped(groups, numbers::<Int64Type>, add_sum)?;
+        let sums = self.states.grouped(groups, numbers, add_sum)?;
         Ok(vec![column::<Int64Type, _>(&sums, |sum| *sum)])
     }
 }
@@ -146,20 +152,29 @@ impl<N: ArrowNativeType> Extremes<N> {
         rows.each(|row, slot| Self::put(self.better, &mut self.states.states[slot], numbers[row]));
     }
 
-    fn finish<T: ArrowPrimitiveType<Native = N>>(&self, slots: &Slots, outputs: &[&Output]) -> Result<Vec<ArrayRef>> {
-        self.states.merged(slots, outputs, numbers::<T>, self.merge(), |sums, output| {
+    fn finish<'a, T: ArrowPrimitiveType<Native = N>, I: Iterator<Item = Option<N>>>(
+        &'a self,
+        slots: &Slots,
+        outputs: &[&Output],
+        read: impl Fn(&'a [ArrayRef]) -> Result<I>,
+    ) -> Result<Vec<ArrayRef>> {
+        self.states.merged(slots, outputs, read, self.merge(), |sums, output| {
             of_type(&column::<T, _>(sums, |sum| *sum), &output.data_type)
         })
     }
 
-    fn export<T: ArrowPrimitiveType<Native = N>>(&self, groups: &Groups) -> Result<Vec<ArrayRef>> {
-        let best = self.states.grouped(groups, numbers::<T>, self.merge())?;
+    fn export<'a, T: ArrowPrimitiveType<Native = N>, I: Iterator<Item = Option<N>>>(
+        &'a self,
+        groups: &Groups,
+        read: impl Fn(&'a [ArrayRef]) -> Result<I>,
+    ) -> Result<Vec<ArrayRef>> {
+        let best = self.states.grouped(groups, read, self.merge())?;
         Ok(vec![column::<T, _>(&best, |best| *best)])
     }
 }
 
 macro_rules! extremes {
-    ($native:ty, $arrow:ty) => {
+    ($native:ty, $arrow:ty, $read:ident) => {
         impl Accumulator for Extremes<$native> {
             fn add(&mut self, rows: &Rows<'_>, slots: usize) -> Result<()> {
                 self.add::<$arrow>(rows, slots);
@@ -176,15 +191,15 @@ macro_rules! extremes {
             }
 
             fn finish(&self, slots: &Slots, outputs: &[&Output]) -> Result<Vec<ArrayRef>> {
-                self.finish::<$arrow>(slots, outputs)
+                self.finish::<$arrow, _>(slots, outputs, $read)
             }
 
             fn export(&self, groups: &Groups) -> Result<Vec<ArrayRef>> {
-                self.export::<$arrow>(groups)
+                self.export::<$arrow, _>(groups, $read)
             }
         }
     };
 }
 
-extremes!(i64, Int64Type);
-extremes!(f64, Float64Type);
+extremes!(i64, Int64Type, numbers);
+extremes!(f64, Float64Type, doubles);

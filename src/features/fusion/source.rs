@@ -153,9 +153,11 @@ impl Source {
         Ok(words)
     }
 
-    /// How many columns the states of a customer have, where all of them can be written down.
-    pub(in crate::features) fn state_columns(&self) -> usize {
-        self.jobs.iter().filter_map(|job| job.function.state_columns().ok()).sum()
+    /// The columns of a customer's states, and whether each is a number that may be kept in fewer bytes.
+    pub(in crate::features) fn state_columns(&self) -> Vec<bool> {
+        let columns =
+            self.jobs.iter().map(|job| (job.function.has_numbers(), job.function.state_columns().unwrap_or(0)));
+        columns.flat_map(|(numbers, columns)| std::iter::repeat_n(numbers, columns)).collect()
     }
 
     /// The files that share it, by their places.

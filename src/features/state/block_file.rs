@@ -16,6 +16,7 @@ use parquet::schema::types::ColumnPath;
 
 use super::days::Block;
 use super::manifest::{BlockState, StateFile};
+use crate::features::fusion::narrow;
 use crate::{Error, Result, hash};
 
 const KEY: &str = "key";
@@ -92,8 +93,8 @@ fn different(columns: &[ArrayRef]) -> (Vec<usize>, Vec<ArrayRef>) {
 #[derive(Debug, Clone)]
 pub struct Layout {
     pub key_type: DataType,
-    /// How many columns a state has.
-    pub states: usize,
+    /// The columns of a state: whether they are numbers that may be kept in fewer bytes.
+    pub states: Vec<bool>,
 }
 
 /// The states in a file's bytes; an error says what is wrong with them.
@@ -115,7 +116,9 @@ pub fn read(
     let places = places.split(' ').map(|place| place.parse::<usize>().ok()).collect::<Option<Vec<_>>>();
     let places = places.unwrap_or_default();
     let fits = |columns: &[ArrayRef]| match (layout, columns.split_first()) {
-        (Some(layout), Some((key, states))) => *key.data_type() == layout.key_type && states.len() == layout.states,
+        (Some(layout), Some((key, states))) => {
+            *key.data_type() == layout.key_type && states.len() == layout.states.len()
+        }
         (_, first) => first.is_some(),
     };
     let (mut found, mut read) = (Vec::new(), 0);
@@ -127,12 +130,34 @@ pub fn read(
         if !fits(&columns) {
             return Err("it has other columns than the manifest says".to_owned());
         }
+        let columns = narrowed(columns, layout).map_err(|e| words(&e))?;
         found.push(RecordBatch::try_new(schema(&columns), columns).map_err(|e| words(&e))?);
     }
     match read == rows {
         true => Ok(found),
         false => Err(format!("it has {read} rows, and the manifest says {rows}")),
     }
+}
+
+/// The columns in as few bytes as may be.
+fn narrowed(columns: Vec<ArrayRef>, layout: Option<&Layout>) -> Result<Vec<ArrayRef>> {
+    let Some(layout) = layout else { return Ok(columns) };
+    let mut found: Vec<(ArrayRef, ArrayRef)> = Vec::new();
+    let may = std::iter::once(false).chain(layout.states.iter().copied());
+    let columns = columns.into_iter().zip(may).map(|(column, may)| {
+        // A column of the file may stand for several of the state.
+        let known = found.iter().find(|(wide, _)| Arc::ptr_eq(wide, &column)).map(|(_, narrow)| Arc::clone(narrow));
+        match known {
+            _ if !may => Ok(column),
+            Some(known) => Ok(known),
+            None => {
+                let narrow = narrow(Arc::clone(&column))?;
+                found.push((column, Arc::clone(&narrow)));
+                Ok(narrow)
+            }
+        }
+    });
+    columns.collect()
 }
 
 fn schema(columns: &[ArrayRef]) -> SchemaRef {

@@ -138,9 +138,6 @@ impl<'a> Grouped<'a> {
         let words = source.identity()?;
         let dated = source.dated().ok_or("its rows are not sorted by an event time")?;
         let table = source.scan().and_then(TableObjects::behind).ok_or("it is no table of the lake by itself")?;
-        if let Some(why) = table.unsteady() {
-            return Err(why);
-        }
         let program = env!("CARGO_PKG_VERSION");
         let identity = hash::of_bytes(format!("{VERSION} {program} {} {key_type} {words}", table.identity()));
         Ok(Grouped { source, dated, table, identity })
