@@ -359,7 +359,12 @@ fn s3(url: &Url, env: &[(String, String)]) -> object_store::Result<object_store:
     let endpoint = env.iter().find(|(k, _)| k == "AWS_ENDPOINT_URL_S3" || k == "AWS_ENDPOINT_URL");
     let plain = endpoint.is_some_and(|(_, v)| v.starts_with("http://"));
     let builder = if plain { builder.with_allow_http(true) } else { builder };
-    builder.with_url(url.as_str()).with_conditional_put(S3ConditionalPut::ETagMatch).with_retry(retries()).build()
+    builder
+        .with_url(url.as_str())
+        .with_conditional_put(S3ConditionalPut::ETagMatch)
+        .with_http_connector(Counting)
+        .with_retry(retries())
+        .build()
 }
 
 /// Hands every environment variable with this prefix that the store knows to its builder.

@@ -450,7 +450,15 @@ async fn a_lake_that_cannot_be_written_gives_features_and_a_warning() {
     let shop = shop_of_60_days().await;
     // A file stands where the folder would be.
     std::fs::write(shop.lake().join("_state"), "").unwrap();
-    let output = shop.tenure(&["features", "build", "JOB", "--as-of", "2026-04-15", "--dry-run"]);
+    let args = ["features", "build", "JOB", "--as-of", "2026-04-15", "--dry-run"];
+    let output = shop.tenure(&args);
     assert_success(&output);
     assert!(String::from_utf8_lossy(&output.stderr).contains("states are not"), "{output:?}");
+    // Nor can files be made on the way there.
+    std::fs::remove_file(shop.lake().join("_state")).unwrap();
+    let job = shop.folder.path().join("jobs/counted.yaml");
+    let args = args.map(|arg| if arg == "JOB" { job.to_str().unwrap() } else { arg });
+    let output = crate::support::shop::binary(&args).env("TMPDIR", "/nowhere/at/all").output().unwrap();
+    assert_success(&output);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("states are not kept"), "{output:?}");
 }

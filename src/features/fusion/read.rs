@@ -56,8 +56,11 @@ impl Reader<'_> {
             let names: Vec<String> = names.map(|name| (*name).to_owned()).collect();
             night = states.night(&source, &names, self.key_type, &how.runtime).await?;
             while let Some(slice) = night.take_if(|night| night.is_slice) {
-                self.write_slice(source.clone(), slice, matrix, how, states).await?;
-                states.commit_slice().await;
+                match self.write_slice(source.clone(), slice, matrix, how, states).await {
+                    Ok(()) => states.commit_slice().await,
+                    // Whatever is wrong with the rows shows when they are read for the matrix.
+                    Err(error) => states.give_up(&error),
+                }
                 night = states.night(&source, &names, self.key_type, &how.runtime).await?;
             }
         }
@@ -111,7 +114,7 @@ impl Reader<'_> {
         let mut slice = [Some(slice)];
         let (ranges, strangers) = settle(&mut read, &mut slice, &how)?;
         let ([read], [Some(slice)]) = (read, slice) else { return Ok(()) };
-        let mut writing = Writing::new(slice, states)?;
+        let Some(mut writing) = Writing::new(slice, states) else { return Ok(()) };
         let keys = how.keys.clone();
         let task = move || {
             let exported = (0..ranges.count()).into_par_iter().map(|range| {
@@ -125,7 +128,8 @@ impl Reader<'_> {
             for (keys, exports) in exported.collect::<Result<Vec<_>>>()? {
                 writing.add(keys.array(), exports)?;
             }
-            writing.finish()
+            writing.finish();
+            Ok(())
         };
         tokio::task::spawn_blocking(task).await.map_err(|e| Error::infra("a slice failed").because(e))?
     }

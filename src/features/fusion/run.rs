@@ -153,7 +153,7 @@ impl Fusion<'_> {
         let mut writing = Vec::new();
         if let Some(states) = &self.states {
             for night in nights {
-                writing.push(night.map(|night| Writing::new(night, states)).transpose()?);
+                writing.push(night.and_then(|night| Writing::new(night, states)));
             }
         }
         let selects = files().map(|(m, (file, _))| match file {
@@ -355,8 +355,8 @@ impl<S: Stream<Item = Result<(usize, Result<RangeResult, Twice>)>> + Unpin> Rows
     /// Writes the files of states.
     async fn written(&mut self) -> Result<()> {
         let writing = std::mem::take(&mut self.writing);
-        let task = move || writing.into_iter().flatten().try_for_each(Writing::finish);
-        tokio::task::spawn_blocking(task).await.map_err(|e| Error::infra("a writer failed").because(e))?
+        let task = move || writing.into_iter().flatten().for_each(Writing::finish);
+        tokio::task::spawn_blocking(task).await.map_err(|e| Error::infra("a writer failed").because(e))
     }
 }
 

@@ -18,11 +18,17 @@ pub(super) struct Writing {
 }
 
 impl Writing {
-    /// What a night writes.
-    pub fn new(night: Night, states: &Arc<States>) -> Result<Self> {
-        let folder = states.folder()?;
+    /// What a night writes; nothing where there is no room for it.
+    pub fn new(night: Night, states: &Arc<States>) -> Option<Self> {
+        let folder = match states.folder() {
+            Ok(folder) => folder,
+            Err(error) => {
+                states.give_up(&error);
+                return None;
+            }
+        };
         let writers = night.targets.iter().map(|target| BlockWriter::new(target.block, &folder)).collect();
-        Ok(Writing { states: Arc::clone(states), group: night.group, writers })
+        Some(Writing { states: Arc::clone(states), group: night.group, writers })
     }
 
     /// Adds the states of a range of customers, whose keys these are.
@@ -35,11 +41,12 @@ impl Writing {
         Ok(())
     }
 
-    /// Writes the files and hands them over.
-    pub fn finish(self) -> Result<()> {
+    /// Writes the files and hands them over; a matrix does not wait for them where that fails.
+    pub fn finish(self) {
         let folder = &self.group.identity[..16];
-        let written = self.writers.into_par_iter().map(|writer| writer.finish(folder)).collect::<Result<Vec<_>>>()?;
-        self.states.wrote(self.group, written);
-        Ok(())
+        match self.writers.into_par_iter().map(|writer| writer.finish(folder)).collect::<Result<Vec<_>>>() {
+            Ok(written) => self.states.wrote(self.group, written),
+            Err(error) => self.states.give_up(&error),
+        }
     }
 }

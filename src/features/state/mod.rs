@@ -257,11 +257,14 @@ impl States {
     pub(super) async fn commit_slice(&self) {
         match self.commit().await {
             Ok(report) => self.today().report = report,
-            Err(error) => {
-                self.only_read();
-                self.note(format!("states are not kept: {error}"));
-            }
+            Err(error) => self.give_up(&error),
         }
+    }
+
+    /// Writes nothing any more, and says why.
+    pub(super) fn give_up(&self, error: &Error) {
+        self.only_read();
+        self.note(format!("states are not kept: {error}"));
     }
 
     /// Whether states of this date are written.
