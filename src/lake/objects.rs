@@ -41,6 +41,11 @@ impl TableObjects {
         &self.0.spec.name
     }
 
+    /// The column that says when a row happened.
+    pub fn event_time(&self) -> Option<&str> {
+        self.0.spec.event_time.as_deref()
+    }
+
     /// What the rows of a file depend on beside the file.
     pub fn identity(&self) -> String {
         identity(&self.0.spec, &self.0.checks, self.0.timezone)

@@ -57,6 +57,8 @@ FROM orders GROUP BY customer_id",
     (date_part('epoch', $as_of) - date_part('epoch', max(at))) / 86400.0 AS recency
 FROM orders WHERE amount > 0 GROUP BY customer_id",
     ),
+    ("views/noted.sql", "-- @event_time noted\nSELECT customer_id, at + INTERVAL '36 hours' AS noted FROM orders"),
+    ("features/noted.sql", "-- @windows 3d\nSELECT customer_id, count(*) AS noted FROM noted GROUP BY customer_id"),
     ("features/gifts.sql", "-- @windows 10d\nSELECT customer_id, sum(amount) AS gifts FROM gifts GROUP BY customer_id"),
     (
         "features/recent.sql",

@@ -138,6 +138,10 @@ impl<'a> Grouped<'a> {
         let words = source.identity()?;
         let dated = source.dated().ok_or("its rows are not sorted by an event time")?;
         let table = source.scan().and_then(TableObjects::behind).ok_or("it is no table of the lake by itself")?;
+        // Footers say on which days rows happened, not what a view makes of that.
+        if !matches!(&dated.time, Expr::Column(time) if Some(time.name()) == table.event_time()) {
+            return Err("its windows are of another time than the `event_time` of its table".to_owned());
+        }
         let program = env!("CARGO_PKG_VERSION");
         let identity = hash::of_bytes(format!("{VERSION} {program} {} {key_type} {words}", table.identity()));
         Ok(Grouped { source, dated, table, identity })
