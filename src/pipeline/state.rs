@@ -103,18 +103,19 @@ pub(super) async fn commit(states: &States, printer: &Printer) {
 pub async fn list(spec: &JobSpec, engine: &EngineOptions) -> Result<StateList> {
     let states = states(spec, engine).await?;
     let manifest = states.manifest();
-    let groups = manifest.iter().flat_map(|manifest| &manifest.groups).map(listed);
+    let groups = manifest.iter().flat_map(|manifest| manifest.groups.iter().map(|group| listed(manifest, group)));
     let folder = states.store().url().to_string();
     Ok(StateList { folder, as_of: manifest.as_ref().map(|manifest| manifest.as_of), groups: groups.collect() })
 }
 
-fn listed(group: &GroupState) -> ListedGroup {
+fn listed(manifest: &Manifest, group: &GroupState) -> ListedGroup {
     let date = |days: i32| NaiveDate::default() + chrono::Duration::days(i64::from(days));
     let days = || group.blocks.iter().filter(|state| state.rows > 0).map(|state| state.block.days());
     ListedGroup {
         table: group.table.clone(),
         files: group.files.clone(),
-        from: days().map(|days| days.start).min().map(date),
+        // The oldest block may begin before the first row does.
+        from: days().map(|days| days.start).min().max(manifest.first_day(&group.table)).map(date),
         until: days().map(|days| days.end).max().map(date),
         used: group.used,
         blocks: group.blocks.len(),

@@ -402,6 +402,7 @@ async fn states_are_listed_verified_and_rebuilt() {
     assert_eq!(list["as_of"], "2026-04-15");
     let group = &list["groups"][0];
     assert_eq!((&group["table"], &group["until"]), (&"orders".into(), &"2026-04-15".into()));
+    assert_eq!(group["from"], "2026-03-01");
     assert_eq!(group["files"].as_array().unwrap().len(), 3, "{group}");
     let table = shop.tenure(&["state", "list", "JOB"]);
     assert!(String::from_utf8_lossy(&table.stdout).contains("sql/features/gifts.sql"), "{table:?}");

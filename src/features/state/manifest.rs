@@ -112,6 +112,12 @@ impl Manifest {
         self.files().map(|file| file.path.as_str()).chain(self.retired.iter().map(|retired| retired.path.as_str()))
     }
 
+    /// The first day of which a table's files have rows, as Arrow counts days.
+    pub fn first_day(&self, table: &str) -> Option<i32> {
+        let objects = self.tables.iter().filter(|known| known.name == table).flat_map(|known| &known.objects);
+        objects.filter_map(|object| Some(object.days?.0)).min()
+    }
+
     /// Every file in force.
     pub fn files(&self) -> impl Iterator<Item = &StateFile> {
         self.groups.iter().flat_map(|group| &group.blocks).filter_map(|block| block.file.as_ref())
