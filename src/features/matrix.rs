@@ -13,13 +13,13 @@ use futures::{Stream, StreamExt, stream};
 use super::FeatureStream;
 use super::bench::Bench;
 use super::definition::Definition;
+use super::fusion::state::States;
 use super::fusion::{Batch, File, Fusion, Matrix, Twice};
 use super::part::{Part, PartColumn};
 use super::prepare::{self, FilePlan, Prepared, PreparedFile};
 use super::rows::{Checker, Culprit};
 use super::sequence;
 use super::set::FeatureSet;
-use super::state::States;
 use crate::spec::TableSpec;
 use crate::{AsOf, Error, Result};
 

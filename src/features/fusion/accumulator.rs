@@ -248,17 +248,30 @@ pub(super) struct Kept<S> {
     loaded: Vec<Vec<ArrayRef>>,
 }
 
-impl<S: Clone + Default> Kept<S> {
+/// States of any kind.
+pub(super) trait Keeper {
     /// There are now so many slots with rows.
-    pub fn grow(&mut self, slots: usize) {
+    fn grow(&mut self, slots: usize);
+
+    /// Adds written states.
+    fn load(&mut self, states: Vec<ArrayRef>);
+}
+
+impl<S: Clone + Default> Keeper for Kept<S> {
+    fn grow(&mut self, slots: usize) {
         self.states.resize(slots, S::default());
     }
 
-    /// Adds written states.
-    pub fn load(&mut self, states: Vec<ArrayRef>) {
+    fn load(&mut self, states: Vec<ArrayRef>) {
         self.loaded.push(states);
     }
+}
 
+fn not_written() -> Error {
+    Error::infra("these states are not written down")
+}
+
+impl<S: Clone + Default> Kept<S> {
     /// The state of every customer in the window of every output; `read` reads written states.
     pub fn merged<'a, I: Iterator<Item = S>>(
         &'a self,
@@ -321,17 +334,34 @@ pub(super) trait Accumulator: Send + Sync {
     /// Adds rows; there are now so many slots.
     fn add(&mut self, rows: &Rows<'_>, slots: usize) -> Result<()>;
 
+    /// Its states, where it keeps them slot by slot and as they were written.
+    fn kept(&mut self) -> Option<&mut dyn Keeper> {
+        None
+    }
+
     /// Adds a piece of states that were written down, a new slot for each, `first` the first of them.
-    fn load(&mut self, first: usize, states: Vec<ArrayRef>) -> Result<()>;
+    fn load(&mut self, _first: usize, states: Vec<ArrayRef>) -> Result<()> {
+        match self.kept() {
+            Some(kept) => kept.load(states),
+            None => return Err(not_written()),
+        }
+        Ok(())
+    }
 
     /// Nothing more comes; so many slots have rows, and so many there are with those of written states.
-    fn seal(&mut self, rows: usize, slots: usize);
+    fn seal(&mut self, rows: usize, _slots: usize) {
+        if let Some(kept) = self.kept() {
+            kept.grow(rows);
+        }
+    }
 
     /// The column of each output.
     fn finish(&self, slots: &Slots, outputs: &[&Output]) -> Result<Vec<ArrayRef>>;
 
     /// The states of groups of slots, to be written down: as many columns as [`Function::state_columns`] says.
-    fn export(&self, groups: &Groups) -> Result<Vec<ArrayRef>>;
+    fn export(&self, _groups: &Groups) -> Result<Vec<ArrayRef>> {
+        Err(not_written())
+    }
 
     /// A slot that has more rows than it may.
     fn repeated(&self) -> Option<u32> {

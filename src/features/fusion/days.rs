@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array};
 
-use super::accumulator::{Accumulator, Groups, Kept, Output, Rows, Slots};
+use super::accumulator::{Accumulator, Groups, Keeper, Kept, Output, Rows, Slots};
 use super::distinct::Distinct;
 use super::simple::{add_count, count_column, counts};
 use crate::Result;
@@ -27,9 +27,8 @@ impl Accumulator for Days {
         self.days.add(rows, slots)
     }
 
-    fn load(&mut self, _first: usize, states: Vec<ArrayRef>) -> Result<()> {
-        self.counts.load(states);
-        Ok(())
+    fn kept(&mut self) -> Option<&mut dyn Keeper> {
+        Some(&mut self.counts)
     }
 
     fn seal(&mut self, rows: usize, _slots: usize) {

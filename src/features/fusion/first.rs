@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
 
-use super::accumulator::{Accumulator, Groups, Kept, Output, Rows, Slots, column, columns_of, of_type};
+use super::accumulator::{Accumulator, Groups, Keeper, Kept, Output, Rows, Slots, column, columns_of, of_type};
 use super::whole::Whole;
 use crate::{Error, Result};
 
@@ -127,8 +127,8 @@ impl Accumulator for FirstNumber {
         Ok(())
     }
 
-    fn seal(&mut self, rows: usize, _slots: usize) {
-        self.states.grow(rows);
+    fn kept(&mut self) -> Option<&mut dyn Keeper> {
+        Some(&mut self.states)
     }
 
     fn finish(&self, slots: &Slots, outputs: &[&Output]) -> Result<Vec<ArrayRef>> {

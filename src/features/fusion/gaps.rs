@@ -3,7 +3,7 @@
 use arrow::array::{ArrayRef, AsArray};
 use arrow::datatypes::{Float64Type, Int64Type};
 
-use super::accumulator::{Accumulator, Groups, Kept, Output, Rows, Slots, column, columns_of};
+use super::accumulator::{Accumulator, Groups, Keeper, Kept, Output, Rows, Slots, column, columns_of};
 use super::aggregate::Function;
 use super::whole::Whole;
 use crate::features::gap::Gap;
@@ -24,9 +24,8 @@ impl Accumulator for Gaps {
         Ok(())
     }
 
-    fn load(&mut self, _first: usize, states: Vec<ArrayRef>) -> Result<()> {
-        self.states.load(states);
-        Ok(())
+    fn kept(&mut self) -> Option<&mut dyn Keeper> {
+        Some(&mut self.states)
     }
 
     fn seal(&mut self, rows: usize, _slots: usize) {
@@ -78,12 +77,6 @@ impl Accumulator for LooseGaps {
         Ok(())
     }
 
-    fn load(&mut self, _first: usize, _states: Vec<ArrayRef>) -> Result<()> {
-        Err(not_written())
-    }
-
-    fn seal(&mut self, _rows: usize, _slots: usize) {}
-
     fn finish(&self, slots: &Slots, outputs: &[&Output]) -> Result<Vec<ArrayRef>> {
         let owners = slots.owners();
         let owned = |(slot, time): &(u32, i64)| {
@@ -102,20 +95,12 @@ impl Accumulator for LooseGaps {
         });
         columns.collect()
     }
-
-    fn export(&self, _groups: &Groups) -> Result<Vec<ArrayRef>> {
-        Err(not_written())
-    }
 }
 
 fn collect(rows: &Rows<'_>, times: &mut Vec<(u32, i64)>) {
     let Some(array) = rows.values.first() else { return };
     let numbers = array.as_primitive::<Int64Type>().values();
     rows.each(|row, slot| times.push((slot as u32, numbers[row])));
-}
-
-fn not_written() -> Error {
-    Error::infra("gaps of another time than that of the windows have no states")
 }
 
 fn not_gaps() -> Error {

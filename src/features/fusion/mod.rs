@@ -32,11 +32,11 @@ mod shard;
 mod simple;
 mod source;
 mod spill;
+pub(super) mod state;
 mod whole;
 mod written;
 
 pub(super) use cursor::Twice;
 pub(super) use recipe::Recipe;
 pub(super) use run::{Batch, File, Fusion, Matrix};
-pub(super) use source::{Dated, Source};
-pub(super) use whole::narrow;
+pub(super) use source::Source;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array};
 use arrow::datatypes::Float64Type;
 
-use super::accumulator::{Accumulator, Groups, Kept, Output, Rows, Slots, column, columns_of};
+use super::accumulator::{Accumulator, Groups, Keeper, Kept, Output, Rows, Slots, column, columns_of};
 use super::aggregate::Function;
 use super::whole::Whole;
 use crate::features::exact::{self, ExactSum};
@@ -44,13 +44,8 @@ impl Accumulator for Sums {
         Ok(())
     }
 
-    fn load(&mut self, _first: usize, states: Vec<ArrayRef>) -> Result<()> {
-        self.states.load(states);
-        Ok(())
-    }
-
-    fn seal(&mut self, rows: usize, _slots: usize) {
-        self.states.grow(rows);
+    fn kept(&mut self) -> Option<&mut dyn Keeper> {
+        Some(&mut self.states)
     }
 
     fn finish(&self, slots: &Slots, outputs: &[&Output]) -> Result<Vec<ArrayRef>> {
@@ -90,13 +85,8 @@ impl Accumulator for Spreads {
         Ok(())
     }
 
-    fn load(&mut self, _first: usize, states: Vec<ArrayRef>) -> Result<()> {
-        self.states.load(states);
-        Ok(())
-    }
-
-    fn seal(&mut self, rows: usize, _slots: usize) {
-        self.states.grow(rows);
+    fn kept(&mut self) -> Option<&mut dyn Keeper> {
+        Some(&mut self.states)
     }
 
     fn finish(&self, slots: &Slots, outputs: &[&Output]) -> Result<Vec<ArrayRef>> {

@@ -3,8 +3,8 @@
 use arrow::array::{Array, ArrayRef, new_null_array};
 use arrow::compute::interleave;
 
-use super::accumulator::{Accumulator, Groups, Output, Rows, Slots, of_type};
-use crate::{Error, Result};
+use super::accumulator::{Accumulator, Output, Rows, Slots, of_type};
+use crate::Result;
 
 /// Where the row of a slot lies: in which array, and where in it.
 type Place = Option<(u32, u32)>;
@@ -35,10 +35,6 @@ impl Accumulator for Only {
         self.repeated
     }
 
-    fn load(&mut self, _first: usize, _states: Vec<ArrayRef>) -> Result<()> {
-        Err(not_written())
-    }
-
     fn seal(&mut self, _rows: usize, slots: usize) {
         self.states.resize(slots, None);
     }
@@ -56,12 +52,4 @@ impl Accumulator for Only {
             of_type(&interleave(&sources, &sums.iter().map(place).collect::<Vec<_>>())?, &output.data_type)
         })
     }
-
-    fn export(&self, _groups: &Groups) -> Result<Vec<ArrayRef>> {
-        Err(not_written())
-    }
-}
-
-fn not_written() -> Error {
-    Error::infra("a table with one row per customer has no states")
 }

@@ -14,8 +14,8 @@ use super::keys::{KeyIndex, Keys, NOBODY};
 use super::scatter::{Ranges, Scattered, Scattering, Stored};
 use super::shard::Shard;
 use super::source::Source;
+use super::state::{Night, States, Target};
 use super::written::Writing;
-use crate::features::state::{Night, States, Target};
 use crate::{Error, Result};
 
 /// A scan gives so many batches of the session at once: a range of customers then has more rows in each.

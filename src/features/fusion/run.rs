@@ -19,10 +19,10 @@ use super::recipe::Recipe;
 use super::scatter::{Ranges, Scattering};
 use super::shard::{Excess, Export, Shard};
 use super::source::{Share, Source};
+use super::state::States;
 use super::written::Writing;
 use crate::features::bench;
 use crate::features::part::PartColumn;
-use crate::features::state::States;
 use crate::{Error, Result};
 
 /// The name of the key while rows are put together.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, Int64Array};
 use arrow::datatypes::{ArrowNativeType, ArrowPrimitiveType, DataType, Float64Type, Int64Type, UInt64Type};
 
-use super::accumulator::{Accumulator, Groups, Kept, Output, Rows, Slots, column, columns_of, of_type};
+use super::accumulator::{Accumulator, Groups, Keeper, Kept, Output, Rows, Slots, column, columns_of, of_type};
 use super::whole::Whole;
 use crate::Result;
 
@@ -36,13 +36,8 @@ impl Accumulator for Counts {
         Ok(())
     }
 
-    fn load(&mut self, _first: usize, states: Vec<ArrayRef>) -> Result<()> {
-        self.states.load(states);
-        Ok(())
-    }
-
-    fn seal(&mut self, rows: usize, _slots: usize) {
-        self.states.grow(rows);
+    fn kept(&mut self) -> Option<&mut dyn Keeper> {
+        Some(&mut self.states)
     }
 
     fn finish(&self, slots: &Slots, outputs: &[&Output]) -> Result<Vec<ArrayRef>> {
@@ -94,13 +89,8 @@ impl Accumulator for IntegerSums {
         Ok(())
     }
 
-    fn load(&mut self, _first: usize, states: Vec<ArrayRef>) -> Result<()> {
-        self.states.load(states);
-        Ok(())
-    }
-
-    fn seal(&mut self, rows: usize, _slots: usize) {
-        self.states.grow(rows);
+    fn kept(&mut self) -> Option<&mut dyn Keeper> {
+        Some(&mut self.states)
     }
 
     fn finish(&self, slots: &Slots, outputs: &[&Output]) -> Result<Vec<ArrayRef>> {
@@ -181,13 +171,8 @@ macro_rules! extremes {
                 Ok(())
             }
 
-            fn load(&mut self, _first: usize, states: Vec<ArrayRef>) -> Result<()> {
-                self.states.load(states);
-                Ok(())
-            }
-
-            fn seal(&mut self, rows: usize, _slots: usize) {
-                self.states.grow(rows);
+            fn kept(&mut self) -> Option<&mut dyn Keeper> {
+                Some(&mut self.states)
             }
 
             fn finish(&self, slots: &Slots, outputs: &[&Output]) -> Result<Vec<ArrayRef>> {

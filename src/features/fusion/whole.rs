@@ -10,7 +10,7 @@ use arrow::datatypes::{DataType, Float64Type, Int32Type, Int64Type, UInt8Type, U
 use crate::{Error, Result};
 
 /// The same numbers: counts in one or two bytes, zeros in none.
-pub(in crate::features) fn narrow(array: ArrayRef) -> Result<ArrayRef> {
+pub(super) fn narrow(array: ArrayRef) -> Result<ArrayRef> {
     if let Some(numbers) = array.as_primitive_opt::<Int64Type>() {
         let (least, most) = numbers.values().iter().fold((0, 0), |(a, b), x| (a.min(*x), b.max(*x)));
         let narrower = match (least, most) {

@@ -7,8 +7,8 @@ use arrow::compute::take;
 use rayon::prelude::*;
 
 use super::shard::Export;
+use super::state::{BlockWriter, GroupState, Night, States};
 use crate::Result;
-use crate::features::state::{BlockWriter, GroupState, Night, States};
 
 /// The states of one source that are written.
 pub(super) struct Writing {

@@ -14,7 +14,7 @@ use super::block_file::Layout;
 use super::days::{Block, Calendar, Piece};
 use super::manifest::{BlockState, GroupState, SeenObject, TableState, VERSION, overlap};
 use crate::error::Class;
-use crate::features::fusion::{Dated, Source};
+use crate::features::fusion::source::{Dated, Source};
 use crate::features::part::time_literal;
 use crate::lake::{InputObject, TableObjects};
 use crate::{AsOf, Error, Result, hash};

@@ -16,7 +16,7 @@ use parquet::schema::types::ColumnPath;
 
 use super::days::Block;
 use super::manifest::{BlockState, StateFile};
-use crate::features::fusion::narrow;
+use crate::features::fusion::whole::narrow;
 use crate::{Error, Result, hash};
 
 const KEY: &str = "key";

@@ -34,7 +34,7 @@ use manifest::{Newest, Retired, SeenObject, TableState};
 use night::{Grouped, TableNight};
 pub(super) use night::{Night, Target};
 
-use super::fusion::Source;
+use super::source::Source;
 use crate::lake::{InputObject, Lake, PutOutcome, Store, TableObjects};
 use crate::spec::JobSpec;
 use crate::{Error, Result, failpoint};
