@@ -57,7 +57,9 @@ build: tools ## Build the program
 	if [ ! -x "$(TENURE)" ]; then
 	    echo "    the first build takes about half an hour on two cores" >&2
 	fi
-	$(CARGO) build --release --locked
+	# libtorch takes a quarter of a second to load: `tenure` comes without, and hands over to `tenure-torch` beside it.
+	$(CARGO) build --release --locked --bin tenure-torch
+	$(CARGO) build --release --locked --bin tenure --no-default-features
 
 .PHONY: test
 test: tools encoder ## Run every test, set-up included
@@ -87,6 +89,7 @@ lint: tools ## Check formatting, clippy, documentation, licences
 	cargo fmt --check
 	echo "==> clippy" >&2
 	$(CARGO) clippy --release --locked --all-targets -- -D warnings
+	$(CARGO) clippy --release --locked --no-default-features -- -D warnings
 	echo "==> doc" >&2
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --release --locked --no-deps
 	if cargo deny --version >/dev/null 2>&1; then

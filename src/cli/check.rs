@@ -1,9 +1,24 @@
 //! `tenure check`.
 
-use super::{CheckArgs, GlobalArgs, block_on};
+use clap::Args;
+
+use super::{GlobalArgs, JobArgs, block_on};
 use crate::error::ExitStatus;
 use crate::printer::Printer;
 use crate::{AsOf, Result, pipeline};
+
+/// `tenure check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    job: JobArgs,
+    /// Look at the lake and the model too
+    #[arg(long)]
+    online: bool,
+    /// The day for `--online` [default: today]
+    #[arg(long, value_name = "YYYY-MM-DD", requires = "online")]
+    as_of: Option<String>,
+}
 
 pub(super) fn run(args: &CheckArgs, global: &GlobalArgs, printer: &Printer) -> Result<ExitStatus> {
     let spec = args.job.load()?;

@@ -1,8 +1,12 @@
 //! `tenure features test | docs | plan | build | show`.
 
-use super::{FeatureJob, FeaturesCommand, GlobalArgs, block_on, jobs_or_all};
+use std::path::PathBuf;
+
 use arrow::array::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use clap::{Args, Subcommand};
+
+use super::{AsOfArgs, GlobalArgs, JobArgs, block_on, jobs_or_all};
 
 use crate::error::{ExitStatus, Place};
 use crate::features::{self, FeatureColumn};
@@ -11,6 +15,90 @@ use crate::pipeline::{self, Plan};
 use crate::printer::Printer;
 use crate::spec::{JobSpec, Task};
 use crate::{AsOf, Error, Result};
+
+/// `tenure features`.
+#[derive(Debug, Subcommand)]
+pub enum FeaturesCommand {
+    /// Run the unit tests in tests/sql
+    Test {
+        /// Whose features.
+        #[command(flatten)]
+        job: Option<FeatureJob>,
+        /// Only cases whose file or name contains this
+        #[arg(long)]
+        filter: Option<String>,
+    },
+    /// Write the Markdown page of every column
+    Docs {
+        /// Whose features.
+        #[command(flatten)]
+        job: Option<FeatureJob>,
+        /// Compare with this file instead of printing; exit code 1 where they differ
+        #[arg(long, value_name = "FILE")]
+        check: Option<PathBuf>,
+    },
+    /// Print which files are computed in one pass over their table, and which are not and why
+    Plan {
+        /// Whose features.
+        #[command(flatten)]
+        job: JobArgs,
+    },
+    /// Write the features of every customer at one day, or at several, into Parquet files
+    #[command(after_help = "Examples:
+  tenure features build jobs/ltv.yaml --as-of 2026-07-01 --out matrix.parquet
+  tenure features build jobs/ltv.yaml --as-of 2026-07-01 --every 30d --count 12 --out training")]
+    Build {
+        /// Which job.
+        #[command(flatten)]
+        job: JobArgs,
+        /// Which day.
+        #[command(flatten)]
+        as_of: AsOfArgs,
+        /// The file; of several days the folder, which gets as_of=DAY/part-0.parquet for each. What is there is replaced once
+        /// the new file is whole
+        #[arg(long, value_name = "PATH", required_unless_present = "dry_run")]
+        out: Option<PathBuf>,
+        /// Do everything but write the matrix; states are written
+        #[arg(long, conflicts_with_all = ["out", "every"])]
+        dry_run: bool,
+        /// How far apart several days lie, the last one being --as-of: `30d`
+        #[arg(long, value_name = "DAYS", requires = "count", value_parser = days)]
+        every: Option<u64>,
+        /// How many days
+        #[arg(long, value_name = "N", requires = "every", value_parser = clap::value_parser!(u32).range(1..=1000))]
+        count: Option<u32>,
+        /// Read the tables alone, and neither use nor write the job's states
+        #[arg(long)]
+        from_source: bool,
+    },
+    /// Print the features of one customer at one day
+    #[command(after_help = "Example: tenure features show jobs/ltv.yaml --key 42 --as-of 2026-07-01")]
+    Show {
+        /// Which job.
+        #[command(flatten)]
+        job: JobArgs,
+        /// Which day.
+        #[command(flatten)]
+        as_of: AsOfArgs,
+        /// The customer's key
+        #[arg(long)]
+        key: String,
+    },
+}
+
+/// The job whose features are meant.
+#[derive(Debug, Args)]
+pub struct FeatureJob {
+    /// The job file [default: every job in ./jobs]
+    #[arg(value_name = "JOB")]
+    job: PathBuf,
+}
+
+/// A number of days: `30d`.
+fn days(text: &str) -> std::result::Result<u64, String> {
+    let days = text.strip_suffix('d').and_then(|number| number.parse().ok()).filter(|days| (1..=36_500).contains(days));
+    days.ok_or_else(|| "write days as `30d`".to_owned())
+}
 
 pub(super) fn run(command: FeaturesCommand, global: &GlobalArgs, printer: &Printer) -> Result<ExitStatus> {
     let engine = global.engine()?;

@@ -1,10 +1,27 @@
 //! `tenure run`.
 
-use super::{GlobalArgs, RunArgs, block_on};
+use clap::Args;
+
+use super::{AsOfArgs, GlobalArgs, JobArgs, block_on};
 use crate::Result;
 use crate::error::ExitStatus;
 use crate::pipeline::{self, NightOptions};
 use crate::printer::Printer;
+
+/// `tenure run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    job: JobArgs,
+    #[command(flatten)]
+    as_of: AsOfArgs,
+    /// Compute the night again, even if it is already published
+    #[arg(long)]
+    force: bool,
+    /// Read the tables alone, and neither use nor write the job's states
+    #[arg(long)]
+    from_source: bool,
+}
 
 pub(super) fn run(args: &RunArgs, global: &GlobalArgs, printer: &Printer) -> Result<ExitStatus> {
     let spec = args.job.load()?;

@@ -1,11 +1,49 @@
 //! `tenure runs` and `tenure runs show`.
 
-use super::{GlobalArgs, LedgerArgs, RunsArgs, RunsCommand, block_on, jobs_or_all};
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::{GlobalArgs, block_on, jobs_or_all};
 use crate::error::ExitStatus;
 use crate::lake::Store;
 use crate::ledger::{Ledger, Listing};
 use crate::printer::Printer;
 use crate::{Error, Result};
+
+/// `tenure runs`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct RunsArgs {
+    #[command(subcommand)]
+    command: Option<RunsCommand>,
+    #[command(flatten)]
+    ledger: LedgerArgs,
+    /// At most so many, newest nights first
+    #[arg(long, default_value_t = 30)]
+    limit: usize,
+}
+
+/// Whose ledger.
+#[derive(Debug, Args)]
+pub struct LedgerArgs {
+    /// The job whose ledger is read [default: every job in ./jobs]
+    #[arg(long, value_name = "JOB", env = "TENURE_JOB")]
+    job: Option<PathBuf>,
+}
+
+/// `tenure runs …`.
+#[derive(Debug, Subcommand)]
+pub enum RunsCommand {
+    /// Tell all about one run
+    Show {
+        /// The run's ID, or the start of it
+        id: String,
+        /// Whose ledger.
+        #[command(flatten)]
+        ledger: LedgerArgs,
+    },
+}
 
 pub(super) fn run(args: &RunsArgs, global: &GlobalArgs, printer: &Printer) -> Result<ExitStatus> {
     let engine = global.engine()?;

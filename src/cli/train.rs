@@ -1,14 +1,43 @@
 //! `tenure train`.
 
-use chrono::{DateTime, Utc};
+use std::path::PathBuf;
 
-use super::{GlobalArgs, TrainArgs, block_on, load_patched};
+use chrono::{DateTime, Utc};
+use clap::Args;
+
+use super::{GlobalArgs, JobArgs, block_on, load_patched};
 use crate::error::ExitStatus;
 use crate::printer::Printer;
 use crate::spec::{JobSpec, Task, TextClassifierTask};
 use crate::training::text_classifier::{self, LabelledTexts, TextTrainOptions};
 use crate::training::{TensorBoard, Unwatched, Watch};
 use crate::{AsOf, Error, Result, lake, pipeline};
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  tenure train jobs/ltv.yaml --as-of 2026-07-01
+  tenure train jobs/ltv.yaml --as-of 2026-07-01 --log-dir runs    then: tensorboard --logdir runs
+  tenure train jobs/ltv.yaml --as-of 2026-07-01 --patch out/tune/ltv/2026-07-01/best.yaml";
+
+/// `tenure train`.
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    #[command(flatten)]
+    job: JobArgs,
+    /// The day of the training: only what happened before its midnight counts (not for text classifiers)
+    #[arg(long, value_name = "YYYY-MM-DD")]
+    as_of: Option<String>,
+    /// Train a text classifier on so many texts only
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Write event files for TensorBoard below this folder: JOB/DAY-START, with the losses of every epoch (not for text
+    /// classifiers)
+    #[arg(long, value_name = "FOLDER", env = "TENURE_LOG_DIR")]
+    log_dir: Option<PathBuf>,
+    /// Lay the keys of this YAML file over those of the job, such as the best.yaml of `tenure tune`
+    #[arg(long, value_name = "FILE")]
+    patch: Option<PathBuf>,
+}
 
 pub(super) fn run(args: &TrainArgs, global: &GlobalArgs, printer: &Printer) -> Result<ExitStatus> {
     let spec = load_patched(&args.job.job, args.patch.as_deref())?;

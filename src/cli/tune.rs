@@ -1,13 +1,37 @@
 //! `tenure tune`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{GlobalArgs, TuneArgs, block_on};
+use clap::Args;
+
+use super::{AsOfArgs, GlobalArgs, JobArgs, block_on};
 use crate::Result;
 use crate::error::ExitStatus;
 use crate::pipeline::{self, TuneLimits};
 use crate::printer::Printer;
 use crate::training::tune::space;
+
+/// `tenure tune`.
+#[derive(Debug, Args)]
+pub struct TuneArgs {
+    #[command(flatten)]
+    job: JobArgs,
+    #[command(flatten)]
+    as_of: AsOfArgs,
+    /// Settings to try, the job's own among them
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(2..=100_000))]
+    trials: u32,
+    /// Begin no training after this time, such as `90s`, `30m` or `2h`
+    #[arg(long, value_name = "T", value_parser = time)]
+    time: Option<Duration>,
+    /// Where the table of trials and the patch go [default: out/tune/JOB/DAY below the job's root]
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// The seed of the values that are drawn
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+}
 
 pub(super) fn run(args: &TuneArgs, global: &GlobalArgs, printer: &Printer) -> Result<ExitStatus> {
     let spec = args.job.load()?;

@@ -23,4 +23,4 @@ pub mod weights;
 pub use bundle::Bundle;
 pub use manifest::BundleManifest;
 pub use scorer::{MINIMUM_DATA, ScoredBatch, ScoredStream, Scorer};
-pub use scores::{NO_SCORE_REASON, score_columns, score_columns_of};
+pub use scores::score_columns_of;

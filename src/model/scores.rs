@@ -8,61 +8,23 @@ use arrow::record_batch::RecordBatch;
 
 use super::heads::{Head, Prediction};
 use crate::Result;
-use crate::spec::{Loss, ModelSpec};
+use crate::spec::{Loss, columns_of};
 
 /// The reason of a row whose outputs are not all finite.
 pub const NOT_FINITE: &str = "not finite";
 
-/// The column that says why a customer has no scores.
-pub const NO_SCORE_REASON: &str = "no_score_reason";
-
-/// The columns that scoring adds, with their types and what they mean.
-pub fn score_columns(model: &ModelSpec) -> Vec<(String, DataType, String)> {
-    let heads: Vec<(&str, &str, &Loss)> =
-        model.heads.iter().map(|h| (h.name.as_str(), h.label.as_str(), &h.loss)).collect();
-    columns(&heads)
-}
-
-/// The same for the heads of a trained model.
+/// The columns that scoring adds with these heads of a trained model, as [`crate::spec::score_columns`] has them.
 pub fn score_columns_of(heads: &[Head]) -> Vec<(String, DataType, String)> {
-    columns(&named(heads))
+    columns_of(&named(heads))
 }
 
 fn named(heads: &[Head]) -> Vec<(&str, &str, &Loss)> {
     heads.iter().map(|h| (h.name.as_str(), h.label.as_str(), &h.loss)).collect()
 }
 
-fn columns(heads: &[(&str, &str, &Loss)]) -> Vec<(String, DataType, String)> {
-    let mut columns = Vec::new();
-    for (name, label, loss) in heads {
-        let mut number = |name: String, meaning: String| columns.push((name, DataType::Float64, meaning));
-        match loss {
-            Loss::Bce => number(name.to_string(), format!("predicted probability that `{label}` is 1")),
-            Loss::Mse => number(name.to_string(), format!("predicted `{label}`")),
-            Loss::Ziln => {
-                number(name.to_string(), format!("expected `{label}`"));
-                for (suffix, share) in [("p10", "a tenth"), ("p50", "half"), ("p90", "nine tenths")] {
-                    number(
-                        format!("{name}_{suffix}"),
-                        format!("`{label}` stays at or below this with a chance of {share}"),
-                    );
-                }
-                number(format!("{name}_p_zero"), format!("predicted probability that `{label}` is 0"));
-            }
-            Loss::Softmax => {
-                columns.push((name.to_string(), DataType::Utf8, format!("likeliest `{label}`")));
-                let meaning = format!("predicted probability of the likeliest `{label}`");
-                columns.push((format!("{name}_probability"), DataType::Float64, meaning));
-            }
-        }
-    }
-    columns.push((NO_SCORE_REASON.into(), DataType::Utf8, "why there are no scores; NULL where there are".into()));
-    columns
-}
-
 /// The schema of the scores of a model's heads; every column is nullable.
 pub(super) fn score_schema(heads: &[Head]) -> SchemaRef {
-    let fields = columns(&named(heads)).into_iter().map(|(name, data_type, _)| Field::new(name, data_type, true));
+    let fields = columns_of(&named(heads)).into_iter().map(|(name, data_type, _)| Field::new(name, data_type, true));
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 

@@ -4,22 +4,36 @@
 //! [`train`], [`tune`] and [`evaluate`] look at past days through the same plan.
 
 mod build;
+#[cfg(feature = "torch")]
 mod check;
+#[cfg(feature = "torch")]
 mod evaluate;
+#[cfg(feature = "torch")]
 mod evaluation_files;
+#[cfg(feature = "torch")]
 mod night;
+#[cfg(feature = "torch")]
 mod outcomes;
 mod plan;
+#[cfg(feature = "torch")]
 mod snapshots;
 pub mod state;
+#[cfg(feature = "torch")]
 mod tables;
+#[cfg(feature = "torch")]
 mod tune;
+#[cfg(feature = "torch")]
 mod tune_files;
 
 pub use build::{BuiltMatrix, build, place_of};
+#[cfg(feature = "torch")]
 pub use check::{CheckReport, check, check_online};
+#[cfg(feature = "torch")]
 pub use evaluate::{EvaluateOptions, EvaluationReport, evaluate};
+#[cfg(feature = "torch")]
 pub use night::{NightOptions, NightOutcome, run};
 pub use plan::Plan;
+#[cfg(feature = "torch")]
 pub use snapshots::train;
+#[cfg(feature = "torch")]
 pub use tune::{TuneLimits, tune};

@@ -11,8 +11,8 @@ use crate::error::{Place, Problem};
 use crate::features::{Condition, ConditionParser, FeatureColumn, FeatureSet, LabelSet};
 use crate::lake::publish::described;
 use crate::segments::StagePlan;
-use crate::spec::{EntityTask, JobSpec, Loss, ModelSpec, nearest};
-use crate::{AsOf, Error, Result, lake, model};
+use crate::spec::{BTYD_PREFIX, EntityTask, JobSpec, Loss, ModelSpec, nearest, score_columns};
+use crate::{AsOf, Error, Result, lake};
 
 /// A job whose SQL, model and stages are known to fit each other.
 pub struct Plan {
@@ -128,7 +128,7 @@ fn is_events(column: &FeatureColumn) -> bool {
 }
 
 fn score_schema(model: Option<&ModelSpec>) -> SchemaRef {
-    let columns = model.map(model::score_columns).unwrap_or_default();
+    let columns = model.map(score_columns).unwrap_or_default();
     let fields = columns.into_iter().map(|(name, data_type, text)| described(Field::new(name, data_type, true), text));
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
@@ -179,14 +179,14 @@ fn model_problems(
                 unknown("the feature".to_owned(), column, names().collect(), &btyd.place);
             }
         }
-        if let Some(name) = names().find(|name| name.starts_with(model::btyd::PREFIX)) {
+        if let Some(name) = names().find(|name| name.starts_with(BTYD_PREFIX)) {
             let problem =
                 Problem::new(format!("the feature `{name}` has a name that `model.btyd` gives its own inputs"));
             problems.push(problem.at(btyd.place.clone()).hint("rename the feature"));
         }
     }
     let taken = |name: &str| names().any(|n| n == name) || name == task.entity.key;
-    for (name, ..) in model::score_columns(model) {
+    for (name, ..) in score_columns(model) {
         if taken(&name) {
             problems.push(
                 Problem::new(format!("the score `{name}` has the name of a feature"))

@@ -11,9 +11,9 @@ use super::outcomes::{self, Outcomes, TRAINED_AS_OF};
 use super::plan::Plan;
 use crate::Result;
 use crate::lake::publish::{Publisher, StagedFile, TableMeta, TableWriter, described};
-use crate::model::{BundleManifest, NO_SCORE_REASON};
+use crate::model::BundleManifest;
 use crate::segments::{SEGMENTS, StagePlan, TRANSITIONS};
-use crate::spec::JobSpec;
+use crate::spec::{JobSpec, NO_SCORE_REASON};
 
 /// The scored customers.
 pub(super) const PREDICTIONS: &str = "predictions";

@@ -19,6 +19,7 @@ mod nightly;
 mod oracle;
 mod outcomes;
 mod passes;
+mod program;
 mod publish;
 mod readme;
 mod real_lakes;

@@ -9,9 +9,9 @@ use arrow::datatypes::{Field, Float64Type, Schema};
 use futures::StreamExt;
 use tch::Device;
 use tenure::features::FeatureColumn;
-use tenure::model::{Bundle, MINIMUM_DATA, Scorer, score_columns};
+use tenure::model::{Bundle, MINIMUM_DATA, Scorer};
 use tenure::printer::render_error;
-use tenure::spec::EntityTask;
+use tenure::spec::{EntityTask, score_columns};
 use tenure::training::SnapshotSource;
 use tenure::{Error, Result};
 

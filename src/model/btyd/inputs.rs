@@ -4,11 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{BuyTillYouDie, History};
 use crate::model::preprocess::{RawColumn, RawTable};
-use crate::spec::BtydSpec;
+use crate::spec::{BTYD_PREFIX, BtydSpec};
 use crate::{Error, Result};
-
-/// What the names of the further inputs begin with.
-pub const PREFIX: &str = "btyd_";
 
 /// The features that hold what the models see.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,12 +70,12 @@ impl Columns {
 
 /// The names of the further inputs for heads of these horizons.
 pub fn derived_names(horizons: &[u32], spend: bool) -> Vec<String> {
-    let mut names = vec![format!("{PREFIX}p_alive")];
+    let mut names = vec![format!("{BTYD_PREFIX}p_alive")];
     for days in horizons {
-        names.push(format!("{PREFIX}orders_{days}d"));
+        names.push(format!("{BTYD_PREFIX}orders_{days}d"));
         names.push(no_order_name(*days));
         if spend {
-            names.push(format!("{PREFIX}spend_{days}d"));
+            names.push(format!("{BTYD_PREFIX}spend_{days}d"));
         }
     }
     names
@@ -86,7 +83,7 @@ pub fn derived_names(horizons: &[u32], spend: bool) -> Vec<String> {
 
 /// The input that holds P(no purchase) over so many days.
 pub fn no_order_name(days: u32) -> String {
-    format!("{PREFIX}no_order_{days}d")
+    format!("{BTYD_PREFIX}no_order_{days}d")
 }
 
 impl BuyTillYouDie {

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use beta_geometric::BetaGeometric;
 pub use extrapolation::Extrapolation;
 pub use gamma_gamma::GammaGamma;
-pub use inputs::{Columns, Customer, PREFIX, derived_names, no_order_name};
+pub use inputs::{Columns, Customer, derived_names, no_order_name};
 pub use pareto_nbd::ParetoNbd;
 
 /// What a purchase process sees of a customer. Times are in days; several purchases on one day are one.

@@ -1,5 +1,6 @@
 //! A small demo shop in a temporary folder, driven through the real binary.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -102,9 +103,14 @@ pub fn published_once() -> &'static Shop {
     })
 }
 
-/// The binary under test, started from the checkout, with nothing of the caller's `TENURE_*` settings.
+/// The program with every command, started from the checkout, with nothing of the caller's `TENURE_*` settings.
 pub fn binary(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tenure"));
+    program(env!("CARGO_BIN_EXE_tenure-torch"), args)
+}
+
+/// The same of any program.
+pub fn program(path: impl AsRef<OsStr>, args: &[&str]) -> Command {
+    let mut command = Command::new(path);
     command.args(args).current_dir(checkout());
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TENURE_") || name.starts_with("AWS_")) {
         command.env_remove(name);
