@@ -6,6 +6,7 @@ use std::time::Instant;
 use arrow::array::{Array, ArrayRef, UInt32Array};
 use arrow::compute::{concat, partition, sort, take};
 use arrow::datatypes::DataType;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::DataFrame;
 use rayon::prelude::*;
@@ -42,27 +43,33 @@ pub(super) struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    /// What stands in for the rows of a source.
+    pub(super) async fn night(&self, source: &Source, runtime: &RuntimeEnv) -> Result<Option<Night>> {
+        let Some(states) = self.states else { return Ok(None) };
+        let names = source.recipes().filter_map(|place| self.names.get(place));
+        let names: Vec<String> = names.map(|name| (*name).to_owned()).collect();
+        let began = Instant::now();
+        let night = states.night(source, &names, self.key_type, runtime).await?;
+        tracing::debug!(files = source.shares.len(), seconds = began.elapsed().as_secs_f64(), "states were read");
+        Ok(night)
+    }
+
     /// Reads the rows of a source, or those of the days that have no states. Where these are many, they get states first.
     pub(super) async fn read(
         &self,
         mut source: Source,
+        mut night: Option<Night>,
         matrix: usize,
         how: &Scattering,
     ) -> Result<(Source, Option<Night>, Scattered)> {
         let began = Instant::now();
-        let mut night = None;
-        if let Some(states) = self.states {
-            let names = source.recipes().filter_map(|place| self.names.get(place));
-            let names: Vec<String> = names.map(|name| (*name).to_owned()).collect();
-            night = states.night(&source, &names, self.key_type, &how.runtime).await?;
-            while let Some(slice) = night.take_if(|night| night.is_slice) {
-                match self.write_slice(source.clone(), slice, matrix, how, states).await {
-                    Ok(()) => states.commit_slice().await,
-                    // Whatever is wrong with the rows shows when they are read for the matrix.
-                    Err(error) => states.give_up(&error),
-                }
-                night = states.night(&source, &names, self.key_type, &how.runtime).await?;
+        while let (Some(states), Some(slice)) = (self.states, night.take_if(|night| night.is_slice)) {
+            match self.write_slice(source.clone(), slice, matrix, how, states).await {
+                Ok(()) => states.commit_slice().await,
+                // Whatever is wrong with the rows shows when they are read for the matrix.
+                Err(error) => states.give_up(&error),
             }
+            night = self.night(&source, &how.runtime).await?;
         }
         let plan = match &night {
             Some(night) => {

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array, new_empty_array};
 use arrow::compute::{cast, concat, sort, take};
@@ -10,7 +11,8 @@ use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::Expr;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::{DataFrame, SessionContext};
-use futures::{Stream, StreamExt, stream};
+use futures::future::try_join_all;
+use futures::{Stream, StreamExt, stream, try_join};
 
 use super::cursor::{Cursor, Twice};
 use super::keys::{KeyIndex, Keys, NOBODY};
@@ -113,13 +115,6 @@ impl Fusion<'_> {
         let first = self.matrices.first().ok_or_else(|| Error::infra("a pass without a date"))?;
         let state = first.context.state();
         let threads = state.config().target_partitions();
-        let mut populations = Vec::new();
-        for matrix in &self.matrices {
-            populations.push(population_keys(matrix, &self.key_type).await?);
-        }
-        let keys = union(&populations)?;
-        let ranges = Ranges::new(keys.len(), 2 * state.config().batch_size());
-        let index = Arc::new(KeyIndex::new(&keys)?);
         let files =
             || self.matrices.iter().enumerate().flat_map(|(m, matrix)| matrix.files.iter().map(move |f| (m, f)));
         let fused = files().enumerate().filter_map(|(place, (matrix, (file, _)))| match file {
@@ -128,24 +123,31 @@ impl Fusion<'_> {
         });
         let recipes: Vec<(usize, usize, &Recipe)> = fused.collect();
         let matrix_of: Vec<usize> = files().map(|(matrix, _)| matrix).collect();
-        let how = Scattering {
-            keys: keys.clone(),
-            index: Arc::clone(&index),
-            ranges,
-            buckets: None,
-            runtime: Arc::clone(state.runtime_env()),
-            keep_strangers: false,
-        };
         let reader = Reader {
             scan: &self.scan,
             states: self.states.as_ref().filter(|_| self.matrices.len() == 1),
             names: &first.names,
             key_type: &self.key_type,
         };
+        let found = Source::of(&recipes, self.states.is_some())?;
+        let runtime = state.runtime_env();
+        let standing_in = try_join_all(found.iter().map(|source| reader.night(source, runtime)));
+        let (populations, standing_in) = try_join!(self.populations(), standing_in)?;
+        let keys = union(&populations)?;
+        let ranges = Ranges::new(keys.len(), 2 * state.config().batch_size());
+        let index = Arc::new(KeyIndex::new(&keys)?);
+        let how = Scattering {
+            keys: keys.clone(),
+            index: Arc::clone(&index),
+            ranges,
+            buckets: None,
+            runtime: Arc::clone(runtime),
+            keep_strangers: false,
+        };
         let (mut sources, mut nights) = (Vec::new(), Vec::new());
-        for source in Source::of(&recipes, self.states.is_some())? {
+        for (source, night) in found.into_iter().zip(standing_in) {
             let matrix = matrix_of[source.newest];
-            let (source, night, rows) = reader.read(source, matrix, &how).await?;
+            let (source, night, rows) = reader.read(source, night, matrix, &how).await?;
             sources.push(Read { source, rows, targets: night.as_ref().map_or(Vec::new(), |n| n.targets.clone()) });
             nights.push(night);
         }
@@ -178,6 +180,19 @@ impl Fusion<'_> {
         drop(index);
         let pass = Pass { keys, ranges, strangers, sources, members, matrix_of, selects };
         Ok(rows(Arc::new(pass), outputs, writing, threads))
+    }
+}
+
+impl Fusion<'_> {
+    /// The keys of each matrix.
+    async fn populations(&self) -> Result<Vec<Keys>> {
+        let began = Instant::now();
+        let mut populations = Vec::new();
+        for matrix in &self.matrices {
+            populations.push(population_keys(matrix, &self.key_type).await?);
+        }
+        tracing::debug!(seconds = began.elapsed().as_secs_f64(), "populations were read");
+        Ok(populations)
     }
 }
 

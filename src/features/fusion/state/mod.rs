@@ -25,6 +25,7 @@ use chrono::NaiveDate;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use futures::{StreamExt, TryStreamExt, stream};
 use tempfile::TempDir;
+use tokio::sync::{OnceCell, Semaphore};
 
 use block_file::Layout;
 pub(super) use block_file::{BlockWriter, WrittenBlock};
@@ -49,7 +50,8 @@ const RETIRED_DAYS: i64 = 2;
 /// The states of a job.
 pub struct States {
     store: Store,
-    threads: usize,
+    /// A turn for each thread that decodes.
+    decoders: Semaphore,
     standing: Mutex<Standing>,
     today: Mutex<Today>,
 }
@@ -69,13 +71,16 @@ struct Standing {
 #[derive(Default)]
 struct Today {
     notes: Vec<String>,
-    tables: BTreeMap<String, std::result::Result<Arc<TableNight>, String>>,
+    tables: BTreeMap<String, Arc<OnceCell<LookedAt>>>,
     groups: Vec<(GroupState, Vec<WrittenBlock>)>,
     /// Where written blocks are until they are committed.
     folders: Vec<TempDir>,
     as_of: Option<NaiveDate>,
     report: StateReport,
 }
+
+/// A table tonight, or why it has no states.
+type LookedAt = std::result::Result<Arc<TableNight>, String>;
 
 /// What a run did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
@@ -107,7 +112,7 @@ impl States {
         });
         let standing = Standing { number, manifest: manifest.map(Arc::new), trusted: true, lost: false };
         let (standing, today) = (Mutex::new(standing), Mutex::new(today));
-        Ok(Some(States { store, threads: threads.max(1), standing, today }))
+        Ok(Some(States { store, decoders: Semaphore::new(threads.max(1)), standing, today }))
     }
 
     /// Writes nothing.
@@ -207,7 +212,7 @@ impl States {
         let tables: BTreeMap<&str, &TableNight> = today
             .tables
             .iter()
-            .filter_map(|(name, table)| Some((name.as_str(), table.as_ref().ok()?.as_ref())))
+            .filter_map(|(name, table)| Some((name.as_str(), table.get()?.as_ref().ok()?.as_ref())))
             .collect();
         let mut uploads: Vec<(&Path, &str)> = Vec::new();
         let mut groups: Vec<GroupState> = Vec::new();
@@ -235,8 +240,9 @@ impl States {
         let expired = retire(old, &mut new);
         let outcome = manifest::commit(&self.store, standing.number, &new).await?;
         // What this run has seen is what its own states have seen from now on.
-        let tables = today.tables.into_iter().map(|(name, table)| (name, table.map(|table| Arc::new(table.settled()))));
-        self.today().tables = tables.collect();
+        let settled = |found: LookedAt| OnceCell::new_with(Some(found.map(|table| Arc::new(table.settled()))));
+        let tables = today.tables.into_iter().filter_map(|(name, table)| Some((name, table.get().cloned()?)));
+        self.today().tables = tables.map(|(name, found)| (name, Arc::new(settled(found)))).collect();
         let lost = outcome == PutOutcome::Exists;
         let number = standing.number + 1;
         *self.standing() = Standing { number, manifest: Some(Arc::new(new)), trusted: true, lost };
@@ -280,19 +286,13 @@ impl States {
         self.manifest()?.tables.iter().find(|table| table.name == name && table.identity == identity).cloned()
     }
 
-    async fn table_tonight(
-        &self,
-        table: &TableObjects,
-        runtime: &RuntimeEnv,
-    ) -> Result<std::result::Result<Arc<TableNight>, String>> {
-        let known = self.today().tables.get(table.name()).cloned();
-        if let Some(known) = known {
-            return Ok(known);
-        }
-        let seen = self.table(table.name(), &table.identity());
-        let found = TableNight::new(table, seen.as_ref(), runtime).await?.map(Arc::new);
-        self.today().tables.insert(table.name().to_owned(), found.clone());
-        Ok(found)
+    async fn table_tonight(&self, table: &TableObjects, runtime: &RuntimeEnv) -> Result<LookedAt> {
+        let looked_at = Arc::clone(self.today().tables.entry(table.name().to_owned()).or_default());
+        let look = || async {
+            let seen = self.table(table.name(), &table.identity());
+            Ok(TableNight::new(table, seen.as_ref(), runtime).await?.map(Arc::new))
+        };
+        looked_at.get_or_try_init(look).await.cloned()
     }
 
     /// Reads blocks whose columns are known, or whatever they have; what is wrong with one is said beside it.
@@ -301,8 +301,7 @@ impl States {
         blocks: Vec<BlockState>,
         layout: Option<Layout>,
     ) -> Result<Vec<(Block, std::result::Result<Vec<RecordBatch>, String>)>> {
-        let decoders = tokio::sync::Semaphore::new(self.threads);
-        let (decoders, layout) = (&decoders, &layout);
+        let (decoders, layout) = (&self.decoders, &layout);
         let read = blocks.into_iter().map(|state| async move {
             let Some(file) = state.file.clone() else { return Ok((state.block, Err("it has no file".to_owned()))) };
             let url = self.store.url_of(&file.path);
