@@ -9,7 +9,7 @@ use tenure::AsOf;
 use crate::support::memory::{Shop, text};
 
 /// An aggregate as its author writes it, and what a customer without rows gets.
-const ITEMS: [(&str, &str, &str); 14] = [
+const ITEMS: [(&str, &str, &str); 18] = [
     ("n", "count(*)", "0"),
     ("paid", "count(*) FILTER (WHERE NOT refunded)", "0"),
     ("amounts", "count(amount)", "0"),
@@ -22,6 +22,10 @@ const ITEMS: [(&str, &str, &str); 14] = [
     ("mean", "avg(amount)", "NULL"),
     ("spread", "stddev(amount)", "NULL"),
     ("each", "sum(amount) / nullif(count(*), 0)", "NULL"),
+    ("middle", "median(amount)", "NULL"),
+    ("middle_items", "median(quantity)", "NULL"),
+    ("tenth", "percentile_cont(0.1) WITHIN GROUP (ORDER BY amount)", "NULL"),
+    ("best_third", "percentile_cont(0.33) WITHIN GROUP (ORDER BY quantity DESC)", "NULL"),
     ("any_refund", "bool_or(refunded)", "NULL"),
     ("first_channel", "first_value(channel ORDER BY at, channel)", "NULL"),
 ];
@@ -188,7 +192,10 @@ async fn all_files_over_a_table_share_one_scan() {
         )
         .feature("paid", "SELECT who AS customer_id, sum(price) AS paid_total FROM paid GROUP BY who")
         .feature("people", "SELECT customer_id, signed_up_at FROM customers")
-        .feature("median", "SELECT customer_id, median(amount) AS middle FROM orders GROUP BY customer_id")
+        .feature(
+            "list",
+            "SELECT customer_id, string_agg(channel, ' ' ORDER BY at) AS list FROM orders GROUP BY customer_id",
+        )
         .feature("share", "SELECT paid_total / total_lifetime AS share FROM features");
     let set = shop.load().unwrap();
     let day = crate::support::memory::utc("2026-03-01");
@@ -201,9 +208,10 @@ async fn all_files_over_a_table_share_one_scan() {
             ("`customers`", ["sql/features/people.sql"].map(String::from).as_slice()),
         ]
     );
-    // Edges at 1, 7 and 30 days and at the day itself; the sum over a lifetime is that of both files.
-    assert_eq!((plan.scans[0].buckets, plan.scans[0].aggregates), (5, 12));
+    // Edges at 1, 7 and 30 days and at the day itself; the sum over a lifetime is that of both files,
+    // and quantiles of a column are made of the same values.
+    assert_eq!((plan.scans[0].buckets, plan.scans[0].aggregates), (5, 14));
     assert_eq!(plan.alone.len(), 1);
-    assert_eq!(plan.alone[0].why, "`median` is not among the aggregates of a fused pass");
+    assert_eq!(plan.alone[0].why, "`string_agg` is not among the aggregates of a fused pass");
     assert_eq!(plan.derived, ["sql/features/share.sql"]);
 }

@@ -19,7 +19,8 @@ use crate::support::shop::{assert_exit, assert_success, tenure, trained_once};
 
 const ORDERS: &str = "-- @windows 3d 30d lifetime
 SELECT customer_id, count(*) AS n, count(DISTINCT channel) AS channels, sum(amount) AS total, max(amount) AS most,
-    count(DISTINCT CAST(at AS DATE)) AS days, stddev_gap_days(at) AS gap, stddev(amount) AS spread
+    count(DISTINCT CAST(at AS DATE)) AS days, stddev_gap_days(at) AS gap, stddev(amount) AS spread,
+    median(amount) AS middle, percentile_cont(0.8) WITHIN GROUP (ORDER BY amount) AS high
 FROM orders GROUP BY customer_id";
 const PAID: &str = "SELECT customer_id, mean_gap_days(at) AS paid_gap, last_value(amount ORDER BY at, id) AS paid_last,
     (date_part('epoch', $as_of) - date_part('epoch', max(at))) / 86400.0 AS paid_recency
@@ -31,7 +32,7 @@ SELECT customer_id, sum(step) AS steps, first_value(step ORDER BY at) AS first_s
 const PEOPLE: &str =
     "SELECT customer_id, (date_part('epoch', $as_of) - date_part('epoch', signed_up_at)) / 86400.0 AS age
 FROM customers";
-const MIDDLE: &str = "-- @windows 30d\nSELECT customer_id, median(amount) AS middle FROM orders GROUP BY customer_id";
+const LIST: &str = "-- @windows 30d\nSELECT customer_id, string_agg(channel, ' ' ORDER BY at, id) AS list FROM orders GROUP BY customer_id";
 const DERIVED: &str = "SELECT n_30d / nullif(CAST(n_lifetime AS DOUBLE), 0) AS trend FROM features";
 
 fn shop(orders: &[String]) -> Shop {
@@ -46,7 +47,7 @@ fn shop(orders: &[String]) -> Shop {
         .feature("paid", PAID)
         .feature("stepped", STEPPED)
         .feature("people", PEOPLE)
-        .feature("middle", MIDDLE)
+        .feature("list", LIST)
 }
 
 async fn at_once(shop: &Shop, context: &SessionContext, dates: &[AsOf]) -> Vec<RecordBatch> {

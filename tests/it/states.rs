@@ -47,7 +47,8 @@ const FILES: &[(&str, &str)] = &[
 SELECT customer_id, count(*) AS n, sum(amount) AS total, avg(amount) AS mean, stddev(amount) AS spread,
     max(amount) AS most, min(amount) AS least, sum(items) AS items, count(DISTINCT channel) AS channels,
     count(DISTINCT items) AS sizes, count(DISTINCT CAST(at AS DATE)) AS days, max(channel) AS last_channel,
-    bool_or(gift) AS any_gift, mean_gap_days(at) AS gap, min(CAST(at AS DATE)) AS first_day
+    median(amount) AS middle, percentile_cont(0.9) WITHIN GROUP (ORDER BY amount) AS high,
+    median(items) AS middle_items, bool_or(gift) AS any_gift, mean_gap_days(at) AS gap, min(CAST(at AS DATE)) AS first_day
 FROM orders GROUP BY customer_id",
     ),
     (
@@ -65,7 +66,10 @@ FROM orders WHERE amount > 0 GROUP BY customer_id",
         "SELECT customer_id, count(*) FILTER (WHERE at > $as_of - INTERVAL '5 days') AS fresh FROM orders GROUP BY customer_id",
     ),
     ("features/age.sql", "SELECT customer_id, signed_up_at AS since FROM customers"),
-    ("features/middle.sql", "-- @windows 10d\nSELECT customer_id, median(amount) AS middle FROM orders GROUP BY customer_id"),
+    (
+        "features/list.sql",
+        "-- @windows 10d\nSELECT customer_id, string_agg(channel, ' ' ORDER BY at, id) AS list FROM orders GROUP BY customer_id",
+    ),
 ];
 
 /// A shop whose orders lie in a partition per day.

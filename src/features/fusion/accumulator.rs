@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, BooleanArray, PrimitiveArray};
 use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::compute::cast;
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Float64Type, Int64Type};
 
 use super::aggregate::Function;
 use super::days::Days;
@@ -19,6 +19,7 @@ use super::keys::NOBODY;
 use super::moments::{Spreads, Sums};
 use super::only::Only;
 use super::pick::Pick;
+use super::quantile::Quantiles;
 use super::simple::{Counts, Extremes, IntegerSums};
 use crate::{Error, Result};
 
@@ -373,8 +374,8 @@ pub(super) trait Accumulator: Send + Sync {
 pub(super) fn accumulator(function: &Function) -> Box<dyn Accumulator> {
     use Function::{
         Average, Count, Deviation, Distinct as Different, DistinctDays, First, FirstNumber, Gap, Greatest,
-        GreatestDouble, GreatestInteger, Last, Least, LeastDouble, LeastInteger, LooseGap, SumDoubles, SumIntegers,
-        Variance, WholeDays,
+        GreatestDouble, GreatestInteger, Last, Least, LeastDouble, LeastInteger, LooseGap, Quantile,
+        QuantileOfIntegers, SumDoubles, SumIntegers, Variance, WholeDays,
     };
     match function {
         Count => Box::new(Counts::default()),
@@ -394,6 +395,8 @@ pub(super) fn accumulator(function: &Function) -> Box<dyn Accumulator> {
         FirstNumber { order, last } => Box::new(Leader::new(*order, *last)),
         Gap(_) => Box::new(Gaps::default()),
         LooseGap(_) => Box::new(LooseGaps::default()),
+        Quantile(_) => Box::new(Quantiles::<Float64Type>::default()),
+        QuantileOfIntegers(_) => Box::new(Quantiles::<Int64Type>::default()),
         Function::Only => Box::new(Only::default()),
         First(order) => Box::new(Pick::ordered(order.clone(), false)),
         Last(order) => Box::new(Pick::ordered(order.clone(), true)),

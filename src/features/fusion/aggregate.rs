@@ -6,6 +6,7 @@ use datafusion::logical_expr::expr::Sort;
 use datafusion::logical_expr::{Expr, ExprSchemable, cast};
 
 use super::flatten::Flat;
+use super::quantile::Quantile;
 use crate::features::aggregates::function_of;
 use crate::features::gap::{Statistic, microseconds};
 
@@ -49,6 +50,10 @@ pub(super) enum Function {
     Gap(Statistic),
     /// The days between other times.
     LooseGap(Statistic),
+    /// Of doubles.
+    Quantile(Quantile),
+    /// Of integers.
+    QuantileOfIntegers(Quantile),
     /// The value of the one row that there is.
     Only,
     /// A value of the row that comes first, or last, in this order: descending and NULL first, per column.
@@ -64,25 +69,29 @@ impl Function {
             Function::Variance { .. } | Function::Deviation { .. } => Function::Variance { correction: 1 },
             Function::Gap(_) => Function::Gap(Statistic::Mean),
             Function::LooseGap(_) => Function::LooseGap(Statistic::Mean),
+            Function::Quantile(_) => Function::Quantile(Quantile::Median),
+            Function::QuantileOfIntegers(_) => Function::QuantileOfIntegers(Quantile::Median),
             other => other.clone(),
         }
     }
 
     /// Whether its written states are numbers of the types that it writes, not values of the types that it reads.
     pub fn has_numbers(&self) -> bool {
-        use Function::{Distinct, DistinctDays, First, Greatest, Last, Least};
-        !matches!(self, Distinct | DistinctDays | First(_) | Last(_) | Least | Greatest)
+        use Function::{Distinct, DistinctDays, First, Greatest, Last, Least, Quantile, QuantileOfIntegers};
+        let values = matches!(self, Distinct | DistinctDays | First(_) | Last(_) | Least | Greatest);
+        !values && !matches!(self, Quantile(_) | QuantileOfIntegers(_))
     }
 
     /// How many columns a written state has; an error says why it is not written down.
     pub fn state_columns(&self) -> Result<usize, &'static str> {
         use Function::{
             Average, Count, Deviation, Distinct, DistinctDays, First, FirstNumber, Gap, Greatest, GreatestDouble,
-            GreatestInteger, Last, Least, LeastDouble, LeastInteger, LooseGap, Only, SumDoubles, SumIntegers, Variance,
-            WholeDays,
+            GreatestInteger, Last, Least, LeastDouble, LeastInteger, LooseGap, Only, Quantile, QuantileOfIntegers,
+            SumDoubles, SumIntegers, Variance, WholeDays,
         };
         Ok(match self {
             Count | Distinct | DistinctDays | WholeDays | SumIntegers => 1,
+            Quantile(_) | QuantileOfIntegers(_) => 1,
             LeastInteger | GreatestInteger | LeastDouble | GreatestDouble => 1,
             SumDoubles | Average => 4,
             Variance { .. } | Deviation { .. } => 7,
@@ -118,7 +127,11 @@ impl Recipient {
         if params.null_treatment.is_some() {
             return Err(format!("`{name}` says what to do with NULL"));
         }
-        let [argument] = params.args.as_slice() else { return Err(not_here()) };
+        let (argument, share) = match params.args.as_slice() {
+            [argument] => (argument, None),
+            [argument, share] if name == "percentile_cont" => (argument, share_of(share, &params.order_by)),
+            _ => return Err(not_here()),
+        };
         let output = expr.get_type(schema).map_err(engine)?;
         let input = argument.get_type(schema).map_err(engine)?;
         let double = || cast(argument.clone(), DataType::Float64);
@@ -183,14 +196,23 @@ impl Recipient {
                     }
                 }
             }
+            "median" | "percentile_cont" => {
+                let quantile = if name == "median" { Some(Quantile::Median) } else { share.map(Quantile::at) };
+                match (quantile, &output) {
+                    (Some(quantile), DataType::Float64) => (Function::Quantile(quantile), vec![double()]),
+                    (Some(quantile), output) if output.is_integer() && *output != DataType::UInt64 => {
+                        (Function::QuantileOfIntegers(quantile), vec![cast(argument.clone(), DataType::Int64)])
+                    }
+                    _ => return Err(not_here()),
+                }
+            }
             _ => match Statistic::named(&name) {
                 Some(statistic) => (Function::Gap(statistic), vec![in_microseconds(argument)]),
                 None => return Err(not_here()),
             },
         };
-        if !params.order_by.is_empty()
-            && !matches!(function, Function::First(_) | Function::Last(_) | Function::FirstNumber { .. })
-        {
+        let has_order = matches!(function, Function::First(_) | Function::Last(_) | Function::FirstNumber { .. });
+        if !params.order_by.is_empty() && !has_order && share.is_none() {
             return Err(format!("`{name}` has an ORDER BY"));
         }
         if matches!(function, Function::Distinct) && !is_plain(&input) {
@@ -207,6 +229,14 @@ impl Recipient {
         }
         Ok(())
     }
+}
+
+/// The share of a quantile, counted from the least value.
+fn share_of(share: &Expr, order: &[Sort]) -> Option<f64> {
+    let Expr::Literal(share, _) = share else { return None };
+    let ScalarValue::Float64(Some(share)) = share.cast_to(&DataType::Float64).ok()? else { return None };
+    let descends = order.first().is_some_and(|sort| !sort.asc);
+    (0.0..=1.0).contains(&share).then_some(if descends { 1.0 - share } else { share })
 }
 
 /// The time behind the day of a time, as `CAST(time AS DATE)` or `date_trunc('day', time)`, where days are those of UTC.

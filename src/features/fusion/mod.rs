@@ -24,6 +24,7 @@ mod keys;
 mod moments;
 mod only;
 mod pick;
+mod quantile;
 mod read;
 mod recipe;
 mod run;
