@@ -23,7 +23,8 @@
 //! dates and label queries, and writes the model bundle whose manifest scoring checks.
 //!
 //! `tch` is imported only under [`model`] and [`training`]; `datafusion` only under [`lake`], [`features`],
-//! [`segments`] and [`error`]. Plain data (`Vec`, Arrow arrays) crosses between them.
+//! [`segments`] and [`error`]. Plain data (`Vec`, Arrow arrays) crosses between them. The model, the training and what needs them
+//! are there with the feature `torch`: see [`cli::main`].
 
 pub mod as_of;
 pub mod cli;
