@@ -35,7 +35,7 @@ pub const MINIMUM_DATA: &str = "__minimum_data";
 pub struct ScoredBatch {
     /// The features as they came, key first.
     pub features: RecordBatch,
-    /// One row per row of `features`: see [`super::score_columns`].
+    /// One row per row of `features`: see [`crate::spec::score_columns`].
     pub scores: RecordBatch,
 }
 

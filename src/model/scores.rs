@@ -28,7 +28,7 @@ pub(super) fn score_schema(heads: &[Head]) -> SchemaRef {
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
-/// Predictions as a batch of the columns of [`score_columns`]; what is not finite is the reason of those that are missing.
+/// Predictions as a batch of the columns of [`score_columns_of`]; what is not finite is the reason of those that are missing.
 pub fn score_batch(heads: &[Head], predicted: &[Option<Vec<Prediction>>]) -> Result<RecordBatch> {
     let reasons: Vec<Option<String>> =
         predicted.iter().map(|row| row.is_none().then(|| NOT_FINITE.to_owned())).collect();
