@@ -25,6 +25,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Location;
 
+use super::approximate::made_exact;
 use super::definition::{Definition, Kind, lower_first};
 use super::{gap, moments, refuse};
 use crate::error::Problem;
@@ -93,6 +94,7 @@ impl Bench {
         self.tables_exist(definition)?;
         let mut query = definition.query.clone();
         bind(&mut query, as_of);
+        made_exact(&mut query);
         match self.try_plan(&query).await {
             Ok(plan) => only_steady(definition, &plan).map(|()| plan),
             Err(error) => Err(self.blame(definition, &query, error).await),

@@ -7,6 +7,7 @@
 //! windows and views make it once more for themselves.
 
 mod aggregates;
+mod approximate;
 mod bench;
 mod case_rows;
 pub mod cases;

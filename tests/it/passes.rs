@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, RecordBatchReader, TimestampMicrosecondArray};
+use arrow::array::{
+    ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, RecordBatchReader, TimestampMicrosecondArray,
+};
+use arrow::datatypes::Int64Type;
 use datafusion::datasource::MemTable;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
@@ -164,6 +167,35 @@ async fn a_pass_that_has_no_room_goes_to_disk_and_gives_the_same() {
     // 600,000 rows of some 30 bytes have no room in 6 MB.
     let (got, files) = matrix(6 << 20).await;
     assert!(files > 0 && got == wanted);
+}
+
+#[tokio::test]
+async fn approximate_aggregates_are_exact_in_the_shared_pass_and_in_files_that_run_as_they_are_written() {
+    let approximate = "approx_distinct(amount) AS amounts, approx_median(amount) AS middle,
+        approx_percentile_cont(amount, 0.9, 200) AS most";
+    let exact = "count(DISTINCT amount) AS amounts, median(amount) AS middle, percentile_cont(amount, 0.9) AS most";
+    let windowed =
+        |items: &str| format!("-- @windows 7d lifetime\nSELECT customer_id, {items} FROM orders GROUP BY customer_id");
+    let joined = |items: &str| {
+        format!(
+            "SELECT o.customer_id, {items} FROM orders o JOIN customers c ON o.customer_id = c.customer_id GROUP BY o.customer_id"
+        )
+    };
+    for file in [windowed, joined] {
+        let matrix = async |items: &str| {
+            let shop = Shop::new()
+                .table("customers customer_id:int64 signed_up_at:timestamp", &["1 2025-01-01", "2 2025-01-01"])
+                .table(
+                    "orders customer_id:int64 at:timestamp amount:float64 @at",
+                    &["1 2026-01-01 3.5", "1 2026-01-02 3.5", "1 2026-01-03 8", "2 2026-01-01 1"],
+                )
+                .feature("orders", &file(items));
+            shop.matrix("2026-01-04").await.unwrap()
+        };
+        let got = matrix(approximate).await;
+        assert_eq!(got, matrix(exact).await);
+        assert_eq!(got.column(1).as_primitive::<Int64Type>().values(), &[2, 1]);
+    }
 }
 
 #[test]
