@@ -25,6 +25,12 @@ pub fn of_file(path: &Path) -> Result<String> {
     }
 }
 
+/// The bytes of hexadecimal digits.
+pub(crate) fn from_hex(digits: &str) -> Option<Vec<u8>> {
+    let pairs = digits.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
+    pairs.collect::<Option<_>>().filter(|_| digits.len().is_multiple_of(2))
+}
+
 pub(crate) fn hex(digest: impl AsRef<[u8]>) -> String {
     digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -41,8 +41,10 @@ impl ExactSum {
     }
 
     /// Adds another sum.
+    #[inline]
     pub(super) fn merge(&mut self, other: &ExactSum) {
-        other.parts.into_iter().for_each(|part| self.add(part));
+        // Most sums are of a few numbers, and have no more parts than one: adding 0 to a sum that began with 0 changes nothing.
+        other.parts.into_iter().filter(|part| *part != 0.0).for_each(|part| self.add(part));
     }
 
     /// The sum, rounded once; infinite or NaN if a number was, or if the sum left the range of doubles.

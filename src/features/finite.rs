@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, Float64Array, PrimitiveArray};
+use arrow::array::{Array, ArrayRef, ArrowNativeTypeOp, ArrowPrimitiveType, AsArray, Float64Array, PrimitiveArray};
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
 use datafusion::common::{Result, ScalarValue, exec_datafusion_err};
 use datafusion::logical_expr::{
@@ -40,6 +40,10 @@ pub(super) fn filled(expr: Expr, data_type: &DataType, value: ScalarValue) -> Ex
 fn filled_array<T: ArrowPrimitiveType>(array: &ArrayRef, value: Option<T::Native>) -> Result<ArrayRef> {
     let numbers = array.as_primitive_opt::<T>().ok_or_else(|| exec_datafusion_err!("`filled` is of two numbers"))?;
     let (Some(value), Some(nulls)) = (value, numbers.nulls()) else { return Ok(Arc::clone(array)) };
+    // What stands where a sum is NULL is 0 already, and mostly wanted.
+    if (!nulls.inner()).set_indices().all(|row| numbers.values()[row].is_eq(value)) {
+        return Ok(Arc::new(PrimitiveArray::<T>::new(numbers.values().clone(), None)));
+    }
     let filled = numbers.values().iter().zip(nulls).map(|(x, there)| if there { *x } else { value });
     Ok(Arc::new(PrimitiveArray::<T>::from_iter_values(filled)))
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, try_join};
 
 use super::{Plan, state};
 use crate::features::{FeatureSet, States};
@@ -37,13 +37,20 @@ pub async fn build(
     from_source: bool,
     printer: &Printer,
 ) -> Result<Vec<BuiltMatrix>> {
-    let plan = Plan::new(spec).await?;
-    let features = plan.features.without_sequence();
     let lake = Lake::open(spec, engine)?;
-    let states = match files {
-        [_] if !from_source => state::open(spec, engine, &lake, printer).await,
-        _ => None,
+    let look = async {
+        let states = match files {
+            [_] if !from_source => state::open(spec, engine, &lake, printer).await,
+            _ => None,
+        };
+        // What the folders hold is read while the job is planned: later sessions find it known.
+        for (as_of, _) in files {
+            lake.session(Visibility::at(*as_of)).await?;
+        }
+        Ok(states)
     };
+    let (states, plan) = try_join!(look, Plan::new(spec))?;
+    let features = plan.features.without_sequence();
     if let Some(states) = states {
         let built = pass(&features, spec, &lake, files, Some(Arc::clone(&states))).await?;
         state::commit(&states, printer).await;

@@ -75,13 +75,6 @@ impl Function {
         }
     }
 
-    /// Whether its written states are numbers of the types that it writes, not values of the types that it reads.
-    pub fn has_numbers(&self) -> bool {
-        use Function::{Distinct, DistinctDays, First, Greatest, Last, Least, Quantile, QuantileOfIntegers};
-        let values = matches!(self, Distinct | DistinctDays | First(_) | Last(_) | Least | Greatest);
-        !values && !matches!(self, Quantile(_) | QuantileOfIntegers(_))
-    }
-
     /// How many columns a written state has; an error says why it is not written down.
     pub fn state_columns(&self) -> Result<usize, &'static str> {
         use Function::{

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array};
 
-use super::accumulator::{Accumulator, Groups, Keeper, Kept, Output, Rows, Slots};
+use super::accumulator::{Accumulator, Keeper, Kept, Rows};
 use super::distinct::Distinct;
 use super::simple::{add_count, count_column, counts};
+use super::slots::{Groups, Output, Slots};
 use crate::Result;
 
 /// The days of each slot.

@@ -1,6 +1,6 @@
 //! How many different values there are: a value is a number of its own, and of each the newest bucket counts.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, DictionaryArray, Int32Array, Int64Array, ListArray};
 use arrow::buffer::OffsetBuffer;
@@ -9,7 +9,10 @@ use arrow::datatypes::{DataType, Field, Int32Type, Int64Type};
 use arrow::row::{RowConverter, SortField};
 use datafusion::common::HashMap;
 
-use super::accumulator::{Accumulator, Groups, Output, Rows, Slots, columns_of};
+use super::accumulator::{Accumulator, Rows, columns_of, integers};
+use super::keys::NOBODY;
+use super::slots::{Groups, Merged, Output, Run, Slots};
+use super::state::ones;
 use crate::{Error, Result};
 
 /// 64 MB of bits; more values than fit there are sorted.
@@ -21,11 +24,28 @@ pub(super) struct Distinct {
     values: Values,
     /// Slot and value, the slot in the upper half.
     pairs: Vec<u64>,
+    written: Vec<Written>,
     /// How many pairs the last clean-up left.
     clean: usize,
     /// What a number is divided by: values that come to the same are one.
     unit: i64,
-    sorted: OnceLock<Vec<u64>>,
+}
+
+/// Written states that have a bit per value.
+struct Written {
+    first: usize,
+    /// The bits of each slot, from the first one on.
+    bits: Int64Array,
+    /// The number of the value that each bit stands for.
+    values: Vec<u32>,
+}
+
+impl Written {
+    /// The slots and the numbers of their values.
+    fn pairs(&self) -> impl Iterator<Item = (usize, u32)> + '_ {
+        let slots = self.bits.values().iter().enumerate();
+        slots.flat_map(move |(row, bits)| ones(*bits as u64).map(move |bit| (self.first + row, self.values[bit])))
+    }
 }
 
 /// The number of every value that came.
@@ -70,6 +90,29 @@ impl Values {
         Ok(converter.convert_columns(&[Arc::clone(array)])?)
     }
 
+    fn of_values(&mut self, values: &ArrayRef) -> Result<Vec<u32>> {
+        if let Some(numbers) = values.as_primitive_opt::<Int64Type>() {
+            return Ok(numbers.values().iter().map(|x| self.of_number(*x)).collect());
+        }
+        let texts = self.converted(values)?;
+        Ok((0..texts.num_rows()).map(|row| self.of_text(texts.row(row).as_ref())).collect())
+    }
+
+    /// For every number how many values are less than its own.
+    fn ranks(&self) -> Vec<usize> {
+        fn of<V: Ord>(values: impl Iterator<Item = (V, u32)>) -> Vec<usize> {
+            let mut sorted: Vec<(V, u32)> = values.collect();
+            sorted.sort_unstable();
+            let mut ranks = vec![0; sorted.len()];
+            sorted.iter().enumerate().for_each(|(rank, (_, number))| ranks[*number as usize] = rank);
+            ranks
+        }
+        match self.numbers.is_empty() {
+            true => of(self.texts.iter().map(|(text, number)| (text, *number))),
+            false => of(self.numbers.iter().map(|(value, number)| (value, *number))),
+        }
+    }
+
     /// Every value, in the order of their numbers.
     fn array(&self) -> Result<ArrayRef> {
         let Some(converter) = &self.converter else {
@@ -109,7 +152,7 @@ impl Distinct {
         let mut counts = vec![0; slots];
         if slots.saturating_mul(words) <= MOST_WORDS {
             let bits = self.bits(slots, words);
-            counts.iter_mut().zip(bits.chunks(words)).for_each(|(count, bits)| *count = ones(bits));
+            counts.iter_mut().zip(bits.chunks(words)).for_each(|(count, bits)| *count = how_many(bits));
         } else {
             self.sorted().iter().for_each(|pair| counts[(pair >> 32) as usize] += 1);
         }
@@ -120,24 +163,40 @@ impl Distinct {
         self.values.len().div_ceil(64).max(1)
     }
 
+    /// Every slot with its values.
+    fn all_pairs(&self) -> impl Iterator<Item = u64> + '_ {
+        let written = self.written.iter().flat_map(Written::pairs).map(|(slot, value)| pair_of(slot, value));
+        self.pairs.iter().copied().chain(written)
+    }
+
     /// A bit per value and slot.
     fn bits(&self, slots: usize, words: usize) -> Vec<u64> {
         let mut bits = vec![0u64; slots * words];
+        // Bits are in the order of the values, as they are in written states.
+        let ranks = self.values.ranks();
+        let set = |bits: &mut [u64], value: usize| bits[ranks[value] / 64] |= 1 << (ranks[value] % 64);
         for pair in &self.pairs {
             let (slot, value) = parts(*pair);
-            bits[slot * words + value / 64] |= 1 << (value % 64);
+            set(&mut bits[slot * words..][..words], value);
+        }
+        for written in &self.written {
+            if words == 1 && written.values.iter().enumerate().all(|(bit, value)| bit == ranks[*value as usize]) {
+                let own = bits[written.first..].iter_mut().zip(written.bits.values());
+                own.for_each(|(to, from)| *to = *from as u64);
+            } else {
+                let own = written.pairs();
+                own.for_each(|(slot, value)| set(&mut bits[slot * words..][..words], value as usize));
+            }
         }
         bits
     }
 
     /// The different pairs, slot by slot.
-    fn sorted(&self) -> &[u64] {
-        self.sorted.get_or_init(|| {
-            let mut pairs = self.pairs.clone();
-            pairs.sort_unstable();
-            pairs.dedup();
-            pairs
-        })
+    fn sorted(&self) -> Vec<u64> {
+        let mut pairs: Vec<u64> = self.all_pairs().collect();
+        pairs.sort_unstable();
+        pairs.dedup();
+        pairs
     }
 }
 
@@ -150,7 +209,7 @@ fn pair_of(slot: usize, value: u32) -> u64 {
     (slot as u64) << 32 | u64::from(value)
 }
 
-fn ones(bits: &[u64]) -> i64 {
+fn how_many(bits: &[u64]) -> i64 {
     bits.iter().map(|word| i64::from(word.count_ones())).sum()
 }
 
@@ -192,25 +251,22 @@ impl Accumulator for Distinct {
     }
 
     fn load(&mut self, first: usize, states: Vec<ArrayRef>) -> Result<()> {
+        if let [bits, values] = states.as_slice() {
+            let (bits, values) = (integers(bits)?.clone(), self.values.of_values(values)?);
+            self.written.push(Written { first, bits, values });
+            return Ok(());
+        }
         let [lists] = columns_of(&states)?;
-        let lists = lists.as_list::<i32>();
+        let lists = lists.as_list_opt::<i32>().ok_or_else(|| Error::infra("sets that are no lists"))?;
         let offsets = lists.value_offsets();
         let (begin, end) = (offsets[0] as usize, offsets[lists.len()] as usize);
         let items = lists.values().slice(begin, end - begin);
         let numbers: Vec<u32> = match items.as_dictionary_opt::<Int32Type>() {
             Some(dictionary) => {
-                let texts = self.values.converted(dictionary.values())?;
-                let known: Vec<u32> =
-                    (0..texts.num_rows()).map(|row| self.values.of_text(texts.row(row).as_ref())).collect();
+                let known = self.values.of_values(dictionary.values())?;
                 dictionary.keys().values().iter().map(|key| known[*key as usize]).collect()
             }
-            None if *items.data_type() == DataType::Int64 => {
-                items.as_primitive::<Int64Type>().values().iter().map(|x| self.values.of_number(*x)).collect()
-            }
-            None => {
-                let texts = self.values.converted(&items)?;
-                (0..texts.num_rows()).map(|row| self.values.of_text(texts.row(row).as_ref())).collect()
-            }
+            None => self.values.of_values(&items)?,
         };
         for (row, ends) in offsets.windows(2).enumerate() {
             let values = &numbers[ends[0] as usize - begin..ends[1] as usize - begin];
@@ -230,13 +286,12 @@ impl Accumulator for Distinct {
     }
 
     fn export(&self, groups: &Groups) -> Result<Vec<ArrayRef>> {
-        let pairs = self.sorted();
-        let mut found: Vec<u64> = Vec::new();
-        for (new, old) in groups.slots() {
-            let begin = pairs.partition_point(|pair| parts(*pair).0 < old);
-            let own = pairs[begin..].iter().take_while(|pair| parts(**pair).0 == old);
-            found.extend(own.map(|pair| pair_of(new, *pair as u32)));
-        }
+        let new = groups.by_slot();
+        let regrouped = |pair: u64| {
+            let group = new.get(parts(pair).0).copied().filter(|group| *group != NOBODY)?;
+            Some(pair_of(group as usize, pair as u32))
+        };
+        let mut found: Vec<u64> = self.all_pairs().filter_map(regrouped).collect();
         found.sort_unstable();
         found.dedup();
         let mut lengths = vec![0; groups.count];
@@ -268,27 +323,28 @@ impl Distinct {
     /// A window's values are the union of its buckets'.
     fn by_bits(&self, slots: &Slots, outputs: &[&Output], words: usize) -> Result<Vec<ArrayRef>> {
         let bits = self.bits(slots.count, words);
-        let mut sums = vec![0u64; slots.customers * words];
-        let add = |sums: &mut Vec<u64>, customer: usize, slot: usize| {
-            let of_slot = &bits[slot * words..][..words];
-            sums[customer * words..][..words].iter_mut().zip(of_slot).for_each(|(sum, bits)| *sum |= bits);
+        let add = |sums: &mut [u64], run: &Run| {
+            for (customer, slot) in run.slots() {
+                let of_slot = &bits[slot * words..][..words];
+                sums[customer * words..][..words].iter_mut().zip(of_slot).for_each(|(sum, bits)| *sum |= bits);
+            }
+            Ok(())
         };
-        let count = |sums: &Vec<u64>, _: &Output| -> Result<ArrayRef> {
-            Ok(Arc::new(Int64Array::from_iter_values(sums.chunks(words).map(ones))))
-        };
-        slots.walk(outputs, &mut sums, |sums| sums.fill(0), add, count)
+        let count =
+            |sums: &Merged<'_, u64>, _: &Output| Ok(Arc::new(Int64Array::from(sums.values(how_many))) as ArrayRef);
+        slots.walk(outputs, words, add, count)
     }
 
     /// Every value of a customer with its buckets, the newest first.
     fn by_sorting(&self, slots: &Slots, outputs: &[&Output]) -> Result<Vec<ArrayRef>> {
         let owners = slots.owners();
         let values = self.values.len().max(1) as u64;
-        let owned = |pair: &u64| {
-            let (slot, value) = parts(*pair);
+        let owned = |pair: u64| {
+            let (slot, value) = parts(pair);
             let (customer, bucket) = owners[slot]?;
             Some((u64::from(customer) * values + value as u64, bucket))
         };
-        let mut found: Vec<(u64, u32)> = self.pairs.iter().filter_map(owned).collect();
+        let mut found: Vec<(u64, u32)> = self.all_pairs().filter_map(owned).collect();
         found.sort_unstable();
         found.dedup();
         let columns = outputs.iter().map(|output| {

@@ -1,18 +1,27 @@
 //! The number of the row that comes first or last by a time: the common case of [`super::pick`], without writing rows down.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
 
-use super::accumulator::{Accumulator, Groups, Keeper, Kept, Output, Rows, Slots, column, columns_of, of_type};
-use super::whole::Whole;
+use super::accumulator::{Accumulator, Keeper, Kept, Rows, columns_of, integers, of_type};
+use super::slots::{Groups, Output, Slots, column};
 use crate::{Error, Result};
 
-/// Where a row stands: by its time, then by its number. NULL comes before or after everything.
-type Place = (i128, i128);
-/// A number that is NULL comes last.
-const NO_NUMBER: i128 = i128::MAX;
+/// Where a row stands: by its time, then by its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    /// A time that is NULL comes before all others or behind them.
+    rank: Ordering,
+    /// Every bit the other way round where the time is sorted descending.
+    time: i64,
+    /// A number that is NULL comes last.
+    lacks_number: bool,
+    /// Doubles as [`ordered`] has them.
+    number: i64,
+}
 
 /// The leading row of each slot.
 pub(super) struct FirstNumber {
@@ -29,35 +38,31 @@ impl FirstNumber {
         FirstNumber { order, last, doubles: false, states: Kept::default() }
     }
 
-    fn time(&self, time: Option<i64>) -> i128 {
-        match (time, self.order) {
-            (None, (_, true)) => i128::MIN,
-            (None, (_, false)) => i128::MAX,
-            (Some(time), (true, _)) => -i128::from(time),
-            (Some(time), (false, _)) => i128::from(time),
-        }
+    fn place(&self, time: Option<i64>, number: Option<i64>) -> Place {
+        let (descending, nulls_first) = self.order;
+        let (rank, time) = match time {
+            None => (if nulls_first { Ordering::Less } else { Ordering::Greater }, 0),
+            Some(time) => (Ordering::Equal, if descending { !time } else { time }),
+        };
+        Place { rank, time, lacks_number: number.is_none(), number: number.unwrap_or(0) }
     }
 
     /// The time of a place.
-    fn time_of(&self, (time, _): Place) -> Option<i64> {
-        let time = if self.order.0 { time.checked_neg() } else { Some(time) };
-        time.and_then(|time| i64::try_from(time).ok())
+    fn time_of(&self, place: &Place) -> Option<i64> {
+        let time = if self.order.0 { !place.time } else { place.time };
+        place.rank.is_eq().then_some(time)
     }
 
     fn read<'a>(&'a self, states: &'a [ArrayRef]) -> Result<impl Iterator<Item = Option<Place>> + 'a> {
-        let [there, times, numbers] = columns_of(states)?;
-        let times = Whole::optional(times)?;
-        let doubles = numbers.as_primitive_opt::<Float64Type>();
-        let mut whole = doubles.is_none().then(|| Whole::of(numbers)).transpose()?;
-        let rows = there.as_boolean().values().iter().zip(times).enumerate();
-        Ok(rows.map(move |(row, (there, time))| {
-            let number = match (&mut whole, doubles) {
-                (Some(whole), _) => whole.next(),
-                (None, Some(doubles)) => Some(ordered(doubles.value(row))),
-                (None, None) => None,
-            };
-            let number = number.filter(|_| numbers.is_valid(row)).map_or(NO_NUMBER, i128::from);
-            there.then(|| (self.time(time), number))
+        let [there, times, array] = columns_of(states)?;
+        let times = integers(times)?;
+        let numbers = match array.as_primitive_opt::<Float64Type>() {
+            Some(doubles) => doubles.values().iter().map(|x| ordered(*x)).collect(),
+            None => integers(array)?.values().clone(),
+        };
+        Ok(there.as_boolean().values().iter().enumerate().map(move |(row, there)| {
+            let time = times.is_valid(row).then(|| times.value(row));
+            there.then(|| self.place(time, array.is_valid(row).then(|| numbers[row])))
         }))
     }
 
@@ -71,9 +76,8 @@ impl FirstNumber {
     }
 }
 
-/// The number of a place, doubles as [`ordered`] has them.
 fn number(state: &Option<Place>) -> Option<i64> {
-    state.map(|(_, number)| number).filter(|number| *number != NO_NUMBER).map(|number| number as i64)
+    state.filter(|place| !place.lacks_number).map(|place| place.number)
 }
 
 fn lead(last: bool, state: &mut Option<Place>, new: Place) {
@@ -100,20 +104,20 @@ impl Accumulator for FirstNumber {
         };
         self.doubles = *number.data_type() == DataType::Float64;
         let times = time.as_primitive::<Int64Type>();
-        let there = |row: usize| number.is_valid(row);
         let mut states = std::mem::take(&mut self.states.states);
+        let time = |row: usize| times.is_valid(row).then(|| times.value(row));
+        let there = |row: usize, x: i64| number.is_valid(row).then_some(x);
         let every = rows.of_filter();
-        let time = |row: usize| self.time(times.is_valid(row).then(|| times.value(row)));
         match number.data_type() {
             DataType::Float64 => {
                 let numbers = number.as_primitive::<Float64Type>().values();
-                let place = |row: usize| if there(row) { i128::from(ordered(numbers[row])) } else { NO_NUMBER };
-                every.each(|row, slot| lead(self.last, &mut states[slot], (time(row), place(row))));
+                let place = |row: usize| self.place(time(row), there(row, ordered(numbers[row])));
+                every.each(|row, slot| lead(self.last, &mut states[slot], place(row)));
             }
             _ => {
                 let numbers = number.as_primitive::<Int64Type>().values();
-                let place = |row: usize| if there(row) { i128::from(numbers[row]) } else { NO_NUMBER };
-                every.each(|row, slot| lead(self.last, &mut states[slot], (time(row), place(row))));
+                let place = |row: usize| self.place(time(row), there(row, numbers[row]));
+                every.each(|row, slot| lead(self.last, &mut states[slot], place(row)));
             }
         }
         self.states.states = states;
@@ -138,8 +142,8 @@ impl Accumulator for FirstNumber {
             |states| self.read(states),
             self.merge(),
             |sums, output| match output.data_type {
-                DataType::Float64 => Ok(column::<Float64Type, _>(sums, |s| number(s).map(double))),
-                _ => of_type(&column::<Int64Type, _>(sums, number), &output.data_type),
+                DataType::Float64 => Ok(sums.column::<Float64Type>(|s| number(s).map(double))),
+                _ => of_type(&sums.column::<Int64Type>(number), &output.data_type),
             },
         )
     }
@@ -147,7 +151,7 @@ impl Accumulator for FirstNumber {
     fn export(&self, groups: &Groups) -> Result<Vec<ArrayRef>> {
         let states = self.states.grouped(groups, |states| self.read(states), self.merge())?;
         let there = BooleanArray::from(states.iter().map(Option::is_some).collect::<Vec<_>>());
-        let times = column::<Int64Type, _>(&states, |state| self.time_of((*state)?));
+        let times = column::<Int64Type, _>(&states, |state| self.time_of(state.as_ref()?));
         let numbers = match self.doubles {
             true => column::<Float64Type, _>(&states, |state| number(state).map(double)),
             false => column::<Int64Type, _>(&states, number),

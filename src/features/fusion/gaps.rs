@@ -3,9 +3,9 @@
 use arrow::array::{ArrayRef, AsArray};
 use arrow::datatypes::{Float64Type, Int64Type};
 
-use super::accumulator::{Accumulator, Groups, Keeper, Kept, Output, Rows, Slots, column, columns_of};
+use super::accumulator::{Accumulator, Keeper, Kept, Rows, columns_of, integers};
 use super::aggregate::Function;
-use super::whole::Whole;
+use super::slots::{Groups, Output, Slots, column};
 use crate::features::gap::Gap;
 use crate::{Error, Result};
 
@@ -37,7 +37,7 @@ impl Accumulator for Gaps {
 
     fn finish(&self, slots: &Slots, outputs: &[&Output]) -> Result<Vec<ArrayRef>> {
         self.states.merged(slots, outputs, gaps, Gap::precede, |gaps, output| match output.function {
-            Function::Gap(statistic) => Ok(column::<Float64Type, _>(gaps, |gap| statistic.of(gap))),
+            Function::Gap(statistic) => Ok(gaps.column::<Float64Type>(|gap| statistic.of(gap))),
             _ => Err(not_gaps()),
         })
     }
@@ -57,11 +57,11 @@ impl Accumulator for Gaps {
 
 fn gaps(states: &[ArrayRef]) -> Result<impl Iterator<Item = Gap> + '_> {
     let [firsts, lasts, counts, high, low] = columns_of(states)?;
-    let times = Whole::optional(firsts)?.zip(Whole::optional(lasts)?);
-    let squares = Whole::of(high)?.zip(Whole::of(low)?);
-    Ok(times.zip(Whole::of(counts)?).zip(squares).map(|(((first, last), count), (high, low))| {
-        let squares = (i128::from(high) << 64) | i128::from(low as u64);
-        Gap::from_parts(first.zip(last), count as u64, squares)
+    let times = integers(firsts)?.iter().zip(integers(lasts)?);
+    let squares = integers(high)?.values().iter().zip(integers(low)?.values());
+    Ok(times.zip(integers(counts)?.values()).zip(squares).map(|(((first, last), count), (high, low))| {
+        let squares = (i128::from(*high) << 64) | i128::from(*low as u64);
+        Gap::from_parts(first.zip(last), *count as u64, squares)
     }))
 }
 

@@ -31,10 +31,11 @@ mod run;
 mod scatter;
 mod shard;
 mod simple;
+mod slots;
 mod source;
 mod spill;
 pub(super) mod state;
-mod whole;
+mod stored;
 mod written;
 
 pub(super) use cursor::Twice;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array};
 use arrow::datatypes::Float64Type;
 
-use super::accumulator::{Accumulator, Groups, Keeper, Kept, Output, Rows, Slots, column, columns_of};
+use super::accumulator::{Accumulator, Keeper, Kept, Rows, columns_of, integers};
 use super::aggregate::Function;
-use super::whole::Whole;
+use super::slots::{Groups, Output, Slots};
 use crate::features::exact::{self, ExactSum};
 use crate::{Error, Result};
 
@@ -52,7 +52,7 @@ impl Accumulator for Sums {
         self.states.merged(slots, outputs, sums, State::merge, |sums, output| {
             let average = output.function == Function::Average;
             let value = |s: &State| if average { s.sum.value() / s.count as f64 } else { s.sum.value() };
-            Ok(column::<Float64Type, _>(sums, |s| (s.count > 0).then(|| value(s))))
+            Ok(sums.column::<Float64Type>(|s| (s.count > 0).then(|| value(s))))
         })
     }
 
@@ -101,7 +101,7 @@ impl Accumulator for Spreads {
                 let variance = variance.filter(|_| state.count > 0);
                 variance.map(|v| if root { v.sqrt() } else { v })
             };
-            Ok(column::<Float64Type, _>(sums, value))
+            Ok(sums.column::<Float64Type>(value))
         })
     }
 
@@ -128,7 +128,7 @@ fn parts(sums: &[ExactSum]) -> [ArrayRef; 3] {
 fn sums(states: &[ArrayRef]) -> Result<impl Iterator<Item = State> + '_> {
     let [counts, high, middle, low] = columns_of(states)?;
     let sums = whole(high, middle, low);
-    Ok(Whole::of(counts)?.zip(sums).map(|(count, sum)| State { count: count as u64, sum }))
+    Ok(integers(counts)?.values().iter().zip(sums).map(|(count, sum)| State { count: *count as u64, sum }))
 }
 
 fn spreads(states: &[ArrayRef]) -> Result<impl Iterator<Item = (State, ExactSum)> + '_> {

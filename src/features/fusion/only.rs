@@ -3,7 +3,8 @@
 use arrow::array::{Array, ArrayRef, new_null_array};
 use arrow::compute::interleave;
 
-use super::accumulator::{Accumulator, Output, Rows, Slots, of_type};
+use super::accumulator::{Accumulator, Rows, of_type};
+use super::slots::{Output, Slots};
 use crate::Result;
 
 /// Where the row of a slot lies: in which array, and where in it.
@@ -49,7 +50,7 @@ impl Accumulator for Only {
         let put = |sum: &mut Place, state: &Place| *sum = state.or(*sum);
         slots.merged(outputs, &self.states, put, |sums, output| {
             let place = |place: &Place| place.map_or((0, 0), |(array, row)| (array as usize + 1, row as usize));
-            of_type(&interleave(&sources, &sums.iter().map(place).collect::<Vec<_>>())?, &output.data_type)
+            of_type(&interleave(&sources, &sums.values(|sum| place(&sum[0])))?, &output.data_type)
         })
     }
 }

@@ -7,7 +7,8 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt32Array, new_null
 use arrow::compute::{SortOptions, take};
 use arrow::row::{RowConverter, Rows as Lines, SortField};
 
-use super::accumulator::{Accumulator, Groups, Output, Rows, Slots, of_type};
+use super::accumulator::{Accumulator, Rows, of_type};
+use super::slots::{Groups, Output, Slots};
 use crate::{Error, Result};
 
 /// A row that leads its slot: where its bytes lie.
@@ -120,11 +121,12 @@ impl Accumulator for Pick {
             return Ok(outputs.iter().map(|output| new_null_array(&output.data_type, slots.customers)).collect());
         };
         slots.merged(outputs, &self.states, self.merge(), |sums, output| {
+            let sums = sums.values(|sum| sum[0]);
             let there: Vec<(u32, u32)> = sums.iter().filter_map(|leader| leader.at).collect();
             let rows = there.iter().map(|(batch, row)| self.lines[*batch as usize].1.row(*row as usize));
             let arrays = values.convert_rows(rows)?;
             let found = arrays.first().ok_or_else(|| Error::infra("a value is lost"))?;
-            of_type(&spread(found, sums)?, &output.data_type)
+            of_type(&spread(found, &sums)?, &output.data_type)
         })
     }
 

@@ -8,9 +8,11 @@ use arrow::array::{ArrayRef, AsArray, ListArray, PrimitiveArray};
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{ArrowPrimitiveType, Field, Float64Type, Int64Type};
 
-use super::accumulator::{Accumulator, Groups, Output, Rows, Slots, column, columns_of, of_type};
+use super::accumulator::{Accumulator, Rows, columns_of, integers, of_type};
 use super::aggregate::Function;
 use super::keys::NOBODY;
+use super::slots::{Groups, Output, Slots, column};
+use super::state::lists_of_bits;
 use crate::{Error, Result};
 
 /// Which quantile.
@@ -119,7 +121,10 @@ impl<T: Number> Accumulator for Quantiles<T> {
     }
 
     fn load(&mut self, first: usize, states: Vec<ArrayRef>) -> Result<()> {
-        let [lists] = columns_of(&states)?;
+        let lists: ArrayRef = match states.as_slice() {
+            [bits, values] => Arc::new(lists_of_bits(integers(bits)?, values)?),
+            states => Arc::clone(&columns_of::<1>(states)?[0]),
+        };
         let lists = lists.as_list_opt::<i32>().ok_or_else(|| Error::infra("values that are no list"))?;
         let numbers = lists.values().as_primitive_opt::<T>();
         let numbers = numbers.ok_or_else(|| Error::infra("values of another type"))?.values();
@@ -157,10 +162,9 @@ impl<T: Number> Accumulator for Quantiles<T> {
     }
 
     fn export(&self, groups: &Groups) -> Result<Vec<ArrayRef>> {
-        let most = self.values.iter().map(|(slot, _)| *slot as usize + 1).max().unwrap_or(0);
-        let mut group_of = vec![NOBODY; most];
-        groups.slots().filter(|(_, old)| *old < most).for_each(|(new, old)| group_of[old] = new as u32);
-        let values = self.sorted(|slot| Some(group_of[slot as usize]).filter(|g| *g != NOBODY).map(u64::from));
+        let new = groups.by_slot();
+        let group = |slot: u32| new.get(slot as usize).copied().filter(|group| *group != NOBODY);
+        let values = self.sorted(|slot| group(slot).map(u64::from));
         let mut lengths = vec![0; groups.count];
         values.iter().for_each(|(group, _)| lengths[*group as usize] += 1);
         let numbers = PrimitiveArray::<T>::from_iter_values(values.into_iter().map(|(_, value)| value));

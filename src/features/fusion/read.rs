@@ -12,10 +12,11 @@ use datafusion::prelude::DataFrame;
 use rayon::prelude::*;
 
 use super::keys::{KeyIndex, Keys, NOBODY};
-use super::scatter::{Ranges, Scattered, Scattering, Stored};
+use super::scatter::{Ranges, Scattered, Scattering};
 use super::shard::Shard;
 use super::source::Source;
 use super::state::{Night, States, Target};
+use super::stored::{Stored, StoredStates};
 use super::written::Writing;
 use crate::{Error, Result};
 
@@ -43,6 +44,11 @@ pub(super) struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    /// Whether nothing ever stands in for the rows of a source.
+    pub(super) fn reads_all(&self, source: &Source) -> bool {
+        self.states.is_none() || source.unsteady().is_some()
+    }
+
     /// What stands in for the rows of a source.
     pub(super) async fn night(&self, source: &Source, runtime: &RuntimeEnv) -> Result<Option<Night>> {
         let Some(states) = self.states else { return Ok(None) };
@@ -124,15 +130,18 @@ impl Reader<'_> {
         let Some(mut writing) = Writing::new(slice, states) else { return Ok(()) };
         let keys = how.keys.clone();
         let task = move || {
-            let exported = (0..ranges.count()).into_par_iter().map(|range| {
+            // One after the other: what one range unpacks of its neighbours' states is then taken soon.
+            let exported = (0..ranges.count()).par_bridge().map(|range| {
                 let keys = keys_of(range, &ranges, &keys, strangers.as_ref());
                 let (rows, written) = read.rows.of_range(range)?;
-                let shard = Shard::new(&read.source, keys.len(), &rows, &written)?;
+                let shard = Shard::new(&read.source, keys.len(), &rows, written)?;
                 let Ok(shard) = shard else { return Err(Error::infra("states of a table with one row per customer")) };
                 let exports = read.targets.iter().map(|target| shard.export(&target.buckets));
-                Ok((keys, exports.collect::<Result<Vec<_>>>()?))
+                Ok((range, keys, exports.collect::<Result<Vec<_>>>()?))
             });
-            for (keys, exports) in exported.collect::<Result<Vec<_>>>()? {
+            let mut exported = exported.collect::<Result<Vec<_>>>()?;
+            exported.sort_unstable_by_key(|(range, ..)| *range);
+            for (_, keys, exports) in exported {
                 writing.add(keys.array(), exports)?;
             }
             writing.finish();
@@ -151,9 +160,9 @@ pub(super) fn settle(
     let mut stored: Vec<Vec<Stored>> = Vec::new();
     for night in nights.iter_mut() {
         let own = night.as_mut().map(|night| std::mem::take(&mut night.stored)).unwrap_or_default();
-        let placed = own.into_par_iter().map(|(bucket, batch)| {
-            let places = how.index.places(batch.column(0))?;
-            Ok(Stored { bucket, batch, places })
+        let placed = own.into_par_iter().map(|(bucket, block)| {
+            let places = how.index.places(block.keys())?;
+            Ok(Stored { bucket, block, places })
         });
         stored.push(placed.collect::<Result<_>>()?);
     }
@@ -169,7 +178,7 @@ pub(super) fn settle(
             let buckets = read.source.has_time.then(|| Arc::new(read.source.buckets.clone()));
             read.rows.settle(&Scattering { index: Arc::clone(strange), buckets, ..how.clone() })?;
         }
-        read.rows.add_states(stored, &how, strange.as_deref())?;
+        read.rows.add_states(StoredStates::new(stored, &how, strange.as_deref())?);
     }
     Ok((ranges, strangers))
 }
@@ -186,11 +195,11 @@ pub(super) fn keys_of(range: usize, ranges: &Ranges, keys: &Keys, strangers: Opt
 /// The keys that rows or states have and the population has not, where they have to be kept.
 fn strangers<'a>(sources: &[Read], stored: impl Iterator<Item = &'a Stored>) -> Result<Option<Keys>> {
     let mut found: Vec<ArrayRef> = sources.iter().flat_map(|read| read.rows.strangers()).cloned().collect();
-    for Stored { batch, places, .. } in stored {
+    for Stored { block, places, .. } in stored {
         let strange = places.iter().enumerate().filter(|(_, place)| **place == NOBODY).map(|(row, _)| row as u32);
         let strange: UInt32Array = strange.collect();
         if !strange.is_empty() {
-            found.push(take(batch.column(0), &strange, None)?);
+            found.push(take(block.keys(), &strange, None)?);
         }
     }
     if found.is_empty() {

@@ -21,7 +21,7 @@ use super::recipe::Recipe;
 use super::scatter::{Ranges, Scattering};
 use super::shard::{Excess, Export, Shard};
 use super::source::{Share, Source};
-use super::state::States;
+use super::state::{Night, States};
 use super::written::Writing;
 use crate::features::bench;
 use crate::features::part::PartColumn;
@@ -131,26 +131,41 @@ impl Fusion<'_> {
         };
         let found = Source::of(&recipes, self.states.is_some())?;
         let runtime = state.runtime_env();
-        let standing_in = try_join_all(found.iter().map(|source| reader.night(source, runtime)));
-        let (populations, standing_in) = try_join!(self.populations(), standing_in)?;
-        let keys = union(&populations)?;
-        let ranges = Ranges::new(keys.len(), 2 * state.config().batch_size());
-        let index = Arc::new(KeyIndex::new(&keys)?);
-        let how = Scattering {
-            keys: keys.clone(),
-            index: Arc::clone(&index),
-            ranges,
-            buckets: None,
-            runtime: Arc::clone(runtime),
-            keep_strangers: false,
+        let read = |source: &Source, night: Option<Night>, how: &Scattering| {
+            let (source, matrix, how) = (source.clone(), matrix_of[source.newest], how.clone());
+            let reader = &reader;
+            async move { reader.read(source, night, matrix, &how).await }
         };
+        let known = async {
+            let populations = self.populations().await?;
+            let keys = union(&populations)?;
+            let how = Scattering {
+                index: Arc::new(KeyIndex::new(&keys)?),
+                ranges: Ranges::new(keys.len(), 2 * state.config().batch_size()),
+                keys,
+                buckets: None,
+                runtime: Arc::clone(runtime),
+                keep_strangers: false,
+            };
+            // What no states stand in for is read while those of others come.
+            let mut early = Vec::new();
+            for source in &found {
+                early.push(if reader.reads_all(source) { Some(read(source, None, &how).await?) } else { None });
+            }
+            Ok((populations, how, early))
+        };
+        let standing_in = try_join_all(found.iter().map(|source| reader.night(source, runtime)));
+        let ((populations, how, early), standing_in) = try_join!(known, standing_in)?;
         let (mut sources, mut nights) = (Vec::new(), Vec::new());
-        for (source, night) in found.into_iter().zip(standing_in) {
-            let matrix = matrix_of[source.newest];
-            let (source, night, rows) = reader.read(source, night, matrix, &how).await?;
+        for ((source, night), early) in found.iter().zip(standing_in).zip(early) {
+            let (source, night, rows) = match early {
+                Some(read) => read,
+                None => read(source, night, &how).await?,
+            };
             sources.push(Read { source, rows, targets: night.as_ref().map_or(Vec::new(), |n| n.targets.clone()) });
             nights.push(night);
         }
+        let Scattering { keys, index, .. } = how.clone();
         let (ranges, strangers) = settle(&mut sources, &mut nights, &how)?;
         let mut writing = Vec::new();
         if let Some(states) = &self.states {
@@ -177,7 +192,7 @@ impl Fusion<'_> {
             outputs.push(output(matrix, own, &self.key_type, place).await?);
             place += count;
         }
-        drop(index);
+        drop((index, how));
         let pass = Pass { keys, ranges, strangers, sources, members, matrix_of, selects };
         Ok(rows(Arc::new(pass), outputs, writing, threads))
     }
@@ -267,11 +282,15 @@ impl Pass {
     fn range(&self, range: usize) -> Result<Result<RangeResult, Twice>> {
         let (_, customers) = self.ranges.part(range);
         let known = range < self.ranges.of_population();
-        let mut found = RangeResult { files: vec![Vec::new(); self.selects.len()], exports: Vec::new() };
+        let exports = self.sources.iter().map(|_| Vec::new()).collect();
+        let mut found = RangeResult { files: vec![Vec::new(); self.selects.len()], exports };
         let wanted = |share: &Share| known && !self.members(self.matrix_of[share.recipe], range).0.is_empty();
-        for Read { source, rows, targets } in &self.sources {
+        // Neighbours unpack the same pages of states: they begin at different ends, so as not to wait for each other.
+        let count = self.sources.len();
+        for at in (0..count).map(|at| if range.is_multiple_of(2) { at } else { count - 1 - at }) {
+            let Read { source, rows, targets } = &self.sources[at];
             let (rows, states) = rows.of_range(range)?;
-            let shard = match Shard::new(source, customers, &rows, &states)? {
+            let shard = match Shard::new(source, customers, &rows, states)? {
                 Ok(shard) => shard,
                 Err(Excess(customer)) => {
                     let key = ScalarValue::try_from_array(self.keys_of(range).array(), customer)?;
@@ -287,7 +306,7 @@ impl Pass {
                 found.files[share.recipe] = evaluate(exprs, &batch)?;
             }
             let exports = targets.iter().map(|target| shard.export(&target.buckets));
-            found.exports.push(exports.collect::<Result<_>>()?);
+            found.exports[at] = exports.collect::<Result<_>>()?;
         }
         Ok(Ok(found))
     }

@@ -15,6 +15,7 @@ use futures::StreamExt;
 use super::buckets::Buckets;
 use super::keys::{KeyIndex, Keys, NOBODY};
 use super::spill::Spill;
+use super::stored::{StateRows, StoredStates};
 use crate::{Error, Result};
 
 /// Customers in ranges of one size: those of the population, then strangers.
@@ -51,8 +52,13 @@ impl Ranges {
         self.of_population() + self.strangers.div_ceil(1 << self.bits)
     }
 
+    /// The range of a customer, and the place in it.
+    pub fn place(&self, customer: u32) -> (usize, u32) {
+        ((customer >> self.bits) as usize, customer & ((1 << self.bits) - 1))
+    }
+
     /// The place of the first stranger.
-    fn first_stranger(&self) -> usize {
+    pub fn first_stranger(&self) -> usize {
         self.of_population() << self.bits
     }
 
@@ -73,10 +79,10 @@ pub(super) struct Piece {
     pub rows: Range<usize>,
 }
 
-/// The rows and the written states of one source, by range: the customer's place in the range, the bucket, then the columns.
+/// The rows of one source, by range: the customer's place in the range, the bucket, then the columns; and its written states.
 pub(super) struct Scattered {
     parts: Vec<Part>,
-    states: Option<Part>,
+    states: StoredStates,
     /// Rows of customers that the population does not have, where they are kept: the key, then what was scanned.
     strangers: Vec<RecordBatch>,
 }
@@ -88,15 +94,6 @@ struct Part {
     /// Held until the rows are gone.
     memory: MemoryReservation,
     runtime: Arc<RuntimeEnv>,
-}
-
-/// Written states of one block of days.
-pub(super) struct Stored {
-    pub bucket: usize,
-    /// The key, then the states.
-    pub batch: RecordBatch,
-    /// The places of the keys among the population.
-    pub places: Vec<u32>,
 }
 
 /// How rows are sorted.
@@ -119,7 +116,7 @@ impl Scattered {
         for stream in streams {
             tasks.spawn(Scatter::new(how).run(stream));
         }
-        let mut found = Scattered { parts: Vec::new(), states: None, strangers: Vec::new() };
+        let mut found = Scattered { parts: Vec::new(), states: StoredStates::default(), strangers: Vec::new() };
         while let Some(part) = tasks.join_next().await {
             let (part, strangers) = part.map_err(|e| Error::infra("a scan was torn down").because(e))??;
             found.parts.push(part);
@@ -139,34 +136,25 @@ impl Scattered {
         for batch in std::mem::take(&mut self.strangers) {
             scatter.add(&batch, how.ranges.first_stranger() as u32)?;
         }
-        for part in self.parts.iter_mut().chain(&mut self.states) {
+        for part in &mut self.parts {
             part.ranges.resize(how.ranges.count(), Vec::new());
         }
         self.parts.push(scatter.part);
         Ok(())
     }
 
-    /// Adds written states; `strangers` has the place of those that `how` does not know.
-    pub fn add_states(&mut self, stored: Vec<Stored>, how: &Scattering, strangers: Option<&KeyIndex>) -> Result<()> {
-        let mut part = Part::new(how);
-        for stored in stored {
-            part.add_states(stored, how, strangers)?;
-        }
-        self.states = Some(part);
-        Ok(())
+    /// Adds written states.
+    pub fn add_states(&mut self, states: StoredStates) {
+        self.states = states;
     }
 
-    /// The rows of a range, and its written states.
-    pub fn of_range(&self, range: usize) -> Result<(Vec<Piece>, Vec<Piece>)> {
+    /// The rows of a range, and its written states. Every range is asked for once.
+    pub fn of_range(&self, range: usize) -> Result<(Vec<Piece>, Vec<StateRows>)> {
         let mut rows = Vec::new();
         for part in &self.parts {
             part.of_range(range, &mut rows)?;
         }
-        let mut states = Vec::new();
-        if let Some(part) = &self.states {
-            part.of_range(range, &mut states)?;
-        }
-        Ok((rows, states))
+        Ok((rows, self.states.of_range(range)?))
     }
 }
 
@@ -184,48 +172,6 @@ impl Part {
         }
         rows.extend(self.ranges.get(range).into_iter().flatten().cloned());
         Ok(())
-    }
-
-    fn add_states(
-        &mut self,
-        Stored { bucket, batch, mut places }: Stored,
-        how: &Scattering,
-        strangers: Option<&KeyIndex>,
-    ) -> Result<()> {
-        let (keys, states) = batch.columns().split_first().ok_or_else(|| Error::infra("states without a key"))?;
-        if let Some(strangers) = strangers.filter(|_| places.contains(&NOBODY)) {
-            let first = how.ranges.first_stranger() as u32;
-            for (place, stranger) in places.iter_mut().zip(strangers.places(keys)?) {
-                if *place == NOBODY && stranger != NOBODY {
-                    *place = first + stranger;
-                }
-            }
-        }
-        let within = (1u32 << how.ranges.bits) - 1;
-        let local = places.iter().map(|place| if *place == NOBODY { NOBODY } else { place & within });
-        let buckets = UInt16Array::from(vec![bucket as u16; batch.num_rows()]);
-        let mut columns: Vec<ArrayRef> = vec![Arc::new(UInt32Array::from_iter_values(local)), Arc::new(buckets)];
-        columns.extend(states.iter().cloned());
-        let sorted = Arc::new(RecordBatch::try_new(schema(states), columns)?);
-        self.make_room(sorted.get_array_memory_size())?;
-        // Keys ascend, and so do places, mostly: a piece ends where the next range begins.
-        let range = |place: u32| (place >> how.ranges.bits) as usize;
-        let (mut begin, mut current) = (0, None);
-        for (row, place) in places.iter().enumerate().filter(|(_, place)| **place != NOBODY) {
-            if current.is_some_and(|current| current != range(*place)) {
-                self.put(current, &sorted, begin..row);
-                begin = row;
-            }
-            current = Some(range(*place));
-        }
-        self.put(current, &sorted, begin..places.len());
-        Ok(())
-    }
-
-    fn put(&mut self, range: Option<usize>, batch: &Arc<RecordBatch>, rows: Range<usize>) {
-        if let Some(pieces) = range.and_then(|range| self.ranges.get_mut(range)) {
-            pieces.push(Piece { batch: Arc::clone(batch), rows });
-        }
     }
 
     /// Memory for so many bytes more; what is there goes to disk where it is short.

@@ -6,9 +6,12 @@ use std::ops::Range;
 use arrow::array::{ArrayRef, AsArray};
 use arrow::datatypes::{UInt16Type, UInt32Type};
 
-use super::accumulator::{Accumulator, Output, Rows, Slots, accumulator};
+use super::accumulator::{Accumulator, Rows, accumulator};
 use super::scatter::Piece;
+use super::slots::{Output, Slots, SlotsBuilder};
 use super::source::{Share, Source};
+use super::state::Column;
+use super::stored::StateRows;
 use crate::{Error, Result};
 
 /// The columns of every aggregate of a source, window by window; those that nobody wants are not there.
@@ -32,13 +35,18 @@ pub(super) struct Export {
 
 impl<'a> Shard<'a> {
     /// Adds up the rows and the written states of so many customers.
-    pub fn new(source: &'a Source, customers: usize, rows: &[Piece], states: &[Piece]) -> Result<Result<Self, Excess>> {
+    pub fn new(
+        source: &'a Source,
+        customers: usize,
+        rows: &[Piece],
+        states: Vec<StateRows>,
+    ) -> Result<Result<Self, Excess>> {
         let buckets = source.buckets.count();
         let filled = Filled::by(rows, buckets);
         let mut table = vec![0u32; customers * filled.buckets.len()];
         rows.iter().flat_map(|piece| filled.places(piece, customers)).for_each(|place| table[place] = 1);
-        let mut slots = Slots::number(&mut table, &filled.buckets, buckets, customers);
-        let own = slots.count;
+        let mut slots = SlotsBuilder::number(&mut table, &filled.buckets, buckets, customers);
+        let own = slots.count();
         let mut jobs: Vec<Box<dyn Accumulator>> = source.jobs.iter().map(|job| accumulator(&job.function)).collect();
         let mut slot_of_row: Vec<u32> = Vec::new();
         for piece in rows {
@@ -51,27 +59,16 @@ impl<'a> Shard<'a> {
                 accumulator.add(&Rows { slots: &slot_of_row, from: piece.rows.start, values, filter }, own)?;
             }
         }
-        for Piece { batch, rows } in states {
-            let bucket_of = batch.column(1).as_primitive::<UInt16Type>().values();
-            let customer_of = batch.column(0).as_primitive::<UInt32Type>().values();
-            let mut begin = rows.start;
-            // What came back from the disk has one bucket after the other.
-            for own in bucket_of[rows.clone()].chunk_by(|a, b| a == b) {
-                let part = begin..begin + own.len();
-                begin = part.end;
-                let first = slots.count;
-                slots.load(usize::from(own[0]), &customer_of[part.clone()]);
-                let mut at = 2;
-                for (job, accumulator) in source.jobs.iter().zip(&mut jobs) {
-                    let width = job.function.state_columns().map_err(Error::infra)?;
-                    let columns = batch.columns().get(at..at + width);
-                    let columns = columns.ok_or_else(|| Error::infra("written states lack columns"))?;
-                    let own: Vec<ArrayRef> = columns.iter().map(|c| c.slice(part.start, part.len())).collect();
-                    accumulator.load(first, own)?;
-                    at += width;
-                }
+        for StateRows { bucket, customers, columns } in states {
+            let first = slots.count();
+            let mut columns = columns.into_iter();
+            for (job, accumulator) in source.jobs.iter().zip(&mut jobs) {
+                let width = job.function.state_columns().map_err(Error::infra)?;
+                accumulator.load(first, columns.by_ref().take(width).flat_map(Column::into_arrays).collect())?;
             }
+            slots.load(bucket, customers);
         }
+        let slots = slots.finish();
         jobs.iter_mut().for_each(|accumulator| accumulator.seal(own, slots.count));
         let repeated = jobs.iter().find_map(|accumulator| accumulator.repeated());
         if let Some((customer, _)) = repeated.and_then(|slot| slots.owners()[slot as usize]) {

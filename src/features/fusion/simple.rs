@@ -5,8 +5,8 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, Int64Array};
 use arrow::datatypes::{ArrowNativeType, ArrowPrimitiveType, DataType, Float64Type, Int64Type, UInt64Type};
 
-use super::accumulator::{Accumulator, Groups, Keeper, Kept, Output, Rows, Slots, column, columns_of, of_type};
-use super::whole::Whole;
+use super::accumulator::{Accumulator, Keeper, Kept, Rows, columns_of, integers, of_type};
+use super::slots::{Groups, Merged, Output, Slots, column};
 use crate::Result;
 
 /// How many rows.
@@ -18,15 +18,15 @@ pub(super) struct Counts {
 /// Whole numbers that add up, as they were written.
 pub(super) fn counts(states: &[ArrayRef]) -> Result<impl Iterator<Item = i64> + '_> {
     let [counts] = columns_of(states)?;
-    Whole::of(counts)
+    Ok(integers(counts)?.values().iter().copied())
 }
 
 pub(super) fn add_count(sum: &mut i64, state: &i64) {
     *sum += state;
 }
 
-pub(super) fn count_column(sums: &[i64], _: &Output) -> Result<ArrayRef> {
-    Ok(Arc::new(Int64Array::from(sums.to_vec())))
+pub(super) fn count_column(sums: &Merged<'_, i64>, _: &Output) -> Result<ArrayRef> {
+    Ok(Arc::new(Int64Array::from(sums.values(|sum| sum[0]))))
 }
 
 impl Accumulator for Counts {
@@ -63,7 +63,7 @@ fn add_sum(sum: &mut Option<i64>, state: &Option<i64>) {
 
 fn numbers(states: &[ArrayRef]) -> Result<impl Iterator<Item = Option<i64>> + '_> {
     let [numbers] = columns_of(states)?;
-    Whole::optional(numbers)
+    Ok(integers(numbers)?.iter())
 }
 
 fn doubles(states: &[ArrayRef]) -> Result<impl Iterator<Item = Option<f64>> + '_> {
@@ -96,8 +96,8 @@ impl Accumulator for IntegerSums {
     fn finish(&self, slots: &Slots, outputs: &[&Output]) -> Result<Vec<ArrayRef>> {
         self.states.merged(slots, outputs, numbers, add_sum, |sums, output| {
             Ok(match output.data_type == DataType::UInt64 {
-                true => column::<UInt64Type, _>(sums, |sum| sum.map(|x| x as u64)),
-                false => column::<Int64Type, _>(sums, |sum| *sum),
+                true => sums.column::<UInt64Type>(|sum| sum.map(|x| x as u64)),
+                false => sums.column::<Int64Type>(|sum| *sum),
             })
         })
     }
@@ -149,7 +149,7 @@ impl<N: ArrowNativeType> Extremes<N> {
         read: impl Fn(&'a [ArrayRef]) -> Result<I>,
     ) -> Result<Vec<ArrayRef>> {
         self.states.merged(slots, outputs, read, self.merge(), |sums, output| {
-            of_type(&column::<T, _>(sums, |sum| *sum), &output.data_type)
+            of_type(&sums.column::<T>(|sum| *sum), &output.data_type)
         })
     }
 

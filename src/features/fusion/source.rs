@@ -7,10 +7,10 @@ use datafusion::common::DFSchema;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, TableScan, lit, when};
 
-use super::accumulator::Output;
 use super::aggregate::{Function, Recipient, in_microseconds, is_harmless};
 use super::buckets::Buckets;
 use super::recipe::Recipe;
+use super::slots::Output;
 use crate::features::part::{Span, time_literal};
 use crate::{AsOf, Error, Result};
 
@@ -153,11 +153,9 @@ impl Source {
         Ok(words)
     }
 
-    /// The columns of a customer's states, and whether each is a number that may be kept in fewer bytes.
-    pub(in crate::features) fn state_columns(&self) -> Vec<bool> {
-        let columns =
-            self.jobs.iter().map(|job| (job.function.has_numbers(), job.function.state_columns().unwrap_or(0)));
-        columns.flat_map(|(numbers, columns)| std::iter::repeat_n(numbers, columns)).collect()
+    /// How many columns a customer's states have.
+    pub(in crate::features) fn state_columns(&self) -> usize {
+        self.jobs.iter().map(|job| job.function.state_columns().unwrap_or(0)).sum()
     }
 
     /// The files that share it, by their places.

@@ -1,30 +1,29 @@
-//! The states of a block of days as a Parquet file: the key, then the states of every aggregate, a row per customer.
+//! The states of a block of days on their way into a Parquet file: the key, then the states of every aggregate, a row per customer.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use bytes::Bytes;
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, Encoding};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
+use serde::{Deserialize, Serialize};
 
 use super::days::Block;
+use super::form::Form;
 use super::manifest::{BlockState, StateFile};
-use crate::features::fusion::whole::narrow;
 use crate::{Error, Result, hash};
 
 const KEY: &str = "key";
-/// Which column of the file each column of the states is.
-const PLACES: &str = "tenure.columns";
+/// Where a file says what its columns are.
+pub(super) const ABOUT: &str = "tenure.columns";
 const ROW_GROUP_ROWS: usize = 1 << 20;
-/// Rows that are read at a time: they stay in the cache, and their memory is used again.
-const READ_ROWS: usize = 16 * 1024;
+/// The rows of a page, and those that are unpacked at a time: they stay in the cache, and their memory is used again.
+pub(super) const PAGE_ROWS: usize = 4 * 1024;
 
 /// The states of a block until they are written.
 pub struct BlockWriter {
@@ -64,8 +63,11 @@ impl BlockWriter {
         drop(batches);
         let mut bytes = Vec::new();
         let (places, columns) = different(whole.columns());
+        let written = columns.into_iter().map(Form::of).collect::<Result<Vec<_>>>()?;
+        let (forms, columns): (Vec<Form>, Vec<ArrayRef>) = written.into_iter().unzip();
         let schema = schema(&columns);
-        let mut writer = ArrowWriter::try_new(&mut bytes, Arc::clone(&schema), Some(properties(&schema, &places)))?;
+        let properties = properties(&columns, &schema, &About { places, forms })?;
+        let mut writer = ArrowWriter::try_new(&mut bytes, Arc::clone(&schema), Some(properties))?;
         writer.write(&RecordBatch::try_new(schema, columns)?)?;
         writer.close()?;
         std::fs::write(&path, &bytes).map_err(|e| Error::io(&path, e))?;
@@ -89,75 +91,20 @@ fn different(columns: &[ArrayRef]) -> (Vec<usize>, Vec<ArrayRef>) {
     (places, found)
 }
 
+/// What the columns of a file are.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct About {
+    /// Which of them each column of the states is, the key first.
+    pub places: Vec<usize>,
+    pub forms: Vec<Form>,
+}
+
 /// The columns of the states of a group.
 #[derive(Debug, Clone)]
 pub struct Layout {
     pub key_type: DataType,
-    /// The columns of a state: whether they are numbers that may be kept in fewer bytes.
-    pub states: Vec<bool>,
-}
-
-/// The states in a file's bytes; an error says what is wrong with them.
-pub fn read(
-    bytes: Bytes,
-    state: &BlockState,
-    layout: Option<&Layout>,
-) -> std::result::Result<Vec<RecordBatch>, String> {
-    let words = |e: &dyn std::fmt::Display| e.to_string();
-    let Some(file) = &state.file else { return Err("it has no file".to_owned()) };
-    if bytes.len() as u64 != file.bytes || crc32c::crc32c(&bytes) != file.crc32c {
-        return Err("its bytes are not those that were written".to_owned());
-    }
-    let rows = usize::try_from(state.rows).unwrap_or_default();
-    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|e| words(&e))?;
-    let pairs = reader.metadata().file_metadata().key_value_metadata().into_iter().flatten();
-    let places = pairs.filter(|pair| pair.key == PLACES).find_map(|pair| pair.value.clone()).unwrap_or_default();
-    let reader = reader.with_batch_size(READ_ROWS).build().map_err(|e| words(&e))?;
-    let places = places.split(' ').map(|place| place.parse::<usize>().ok()).collect::<Option<Vec<_>>>();
-    let places = places.unwrap_or_default();
-    let fits = |columns: &[ArrayRef]| match (layout, columns.split_first()) {
-        (Some(layout), Some((key, states))) => {
-            *key.data_type() == layout.key_type && states.len() == layout.states.len()
-        }
-        (_, first) => first.is_some(),
-    };
-    let (mut found, mut read) = (Vec::new(), 0);
-    for batch in reader {
-        let batch = batch.map_err(|e| words(&e))?;
-        read += batch.num_rows();
-        let columns = places.iter().map(|place| batch.columns().get(*place).cloned());
-        let columns: Vec<ArrayRef> = columns.collect::<Option<_>>().unwrap_or_default();
-        if !fits(&columns) {
-            return Err("it has other columns than the manifest says".to_owned());
-        }
-        let columns = narrowed(columns, layout).map_err(|e| words(&e))?;
-        found.push(RecordBatch::try_new(schema(&columns), columns).map_err(|e| words(&e))?);
-    }
-    match read == rows {
-        true => Ok(found),
-        false => Err(format!("it has {read} rows, and the manifest says {rows}")),
-    }
-}
-
-/// The columns in as few bytes as may be.
-fn narrowed(columns: Vec<ArrayRef>, layout: Option<&Layout>) -> Result<Vec<ArrayRef>> {
-    let Some(layout) = layout else { return Ok(columns) };
-    let mut found: Vec<(ArrayRef, ArrayRef)> = Vec::new();
-    let may = std::iter::once(false).chain(layout.states.iter().copied());
-    let columns = columns.into_iter().zip(may).map(|(column, may)| {
-        // A column of the file may stand for several of the state.
-        let known = found.iter().find(|(wide, _)| Arc::ptr_eq(wide, &column)).map(|(_, narrow)| Arc::clone(narrow));
-        match known {
-            _ if !may => Ok(column),
-            Some(known) => Ok(known),
-            None => {
-                let narrow = narrow(Arc::clone(&column))?;
-                found.push((column, Arc::clone(&narrow)));
-                Ok(narrow)
-            }
-        }
-    });
-    columns.collect()
+    /// How many columns a state has.
+    pub states: usize,
 }
 
 fn schema(columns: &[ArrayRef]) -> SchemaRef {
@@ -166,20 +113,26 @@ fn schema(columns: &[ArrayRef]) -> SchemaRef {
     Arc::new(Schema::new(columns.iter().enumerate().map(field).collect::<Vec<_>>()))
 }
 
-/// Whole numbers lie close together, and deltas make them small; amounts are a few different ones as long as a block is small.
-fn properties(schema: &Schema, places: &[usize]) -> WriterProperties {
-    let places: Vec<String> = places.iter().map(usize::to_string).collect();
+/// Whole numbers lie close together, and deltas make them small. Packing numbers further is worth its time where they repeat.
+fn properties(columns: &[ArrayRef], schema: &Schema, about: &About) -> Result<WriterProperties> {
+    let about = serde_json::to_string(about).map_err(|e| Error::infra("columns cannot be described").because(e))?;
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::LZ4_RAW)
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_data_page_row_count_limit(PAGE_ROWS)
         .set_statistics_enabled(EnabledStatistics::None)
-        .set_key_value_metadata(Some(vec![KeyValue::new(PLACES.to_owned(), places.join(" "))]))
+        .set_key_value_metadata(Some(vec![KeyValue::new(ABOUT.to_owned(), about)]))
         .set_created_by(concat!("tenure ", env!("CARGO_PKG_VERSION")).to_owned());
-    for field in schema.fields().iter().filter(|field| *field.data_type() == DataType::Int64) {
+    for (column, field) in columns.iter().zip(schema.fields()) {
+        let Some(numbers) = column.as_primitive_opt::<Int64Type>() else { continue };
         let path = ColumnPath::from(field.name().as_str());
         properties = properties
             .set_column_dictionary_enabled(path.clone(), false)
-            .set_column_encoding(path, Encoding::DELTA_BINARY_PACKED);
+            .set_column_encoding(path.clone(), Encoding::DELTA_BINARY_PACKED);
+        let same = numbers.values().windows(2).filter(|pair| pair[0] == pair[1]).count();
+        if 2 * same < numbers.len() {
+            properties = properties.set_column_compression(path, Compression::UNCOMPRESSED);
+        }
     }
-    properties.build()
+    Ok(properties.build())
 }

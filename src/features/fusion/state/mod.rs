@@ -12,14 +12,16 @@
 
 mod block_file;
 mod days;
+mod form;
 mod manifest;
 mod night;
+mod packed;
+mod stored_block;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::DataType;
 use chrono::NaiveDate;
 use datafusion::execution::runtime_env::RuntimeEnv;
@@ -30,10 +32,12 @@ use tokio::sync::{OnceCell, Semaphore};
 use block_file::Layout;
 pub(super) use block_file::{BlockWriter, WrittenBlock};
 pub use days::Block;
+pub(super) use form::{Column, lists_of_bits, ones};
 pub use manifest::{BlockState, GroupState, Manifest, StateFile};
 use manifest::{Newest, Retired, SeenObject, TableState};
 use night::{Grouped, TableNight};
 pub(super) use night::{Night, Target};
+pub(super) use stored_block::StoredBlock;
 
 use super::source::Source;
 use crate::lake::{InputObject, Lake, PutOutcome, Store, TableObjects};
@@ -125,8 +129,8 @@ impl States {
         let mut wrong = Vec::new();
         for group in &manifest.groups {
             let blocks = group.blocks.iter().filter(|state| state.file.is_some()).cloned().collect();
-            let read = self.load(blocks, None).await?;
-            wrong.extend(read.into_iter().filter_map(|(_, read)| read.err()));
+            let read = self.load(blocks, None).await?.into_iter();
+            wrong.extend(read.filter_map(|(_, read)| read.and_then(StoredBlock::check).err()));
         }
         Ok(wrong)
     }
@@ -295,12 +299,12 @@ impl States {
         looked_at.get_or_try_init(look).await.cloned()
     }
 
-    /// Reads blocks whose columns are known, or whatever they have; what is wrong with one is said beside it.
+    /// Opens blocks whose columns are known, or whatever they have; what is wrong with one is said beside it.
     async fn load(
         &self,
         blocks: Vec<BlockState>,
         layout: Option<Layout>,
-    ) -> Result<Vec<(Block, std::result::Result<Vec<RecordBatch>, String>)>> {
+    ) -> Result<Vec<(Block, std::result::Result<StoredBlock, String>)>> {
         let (decoders, layout) = (&self.decoders, &layout);
         let read = blocks.into_iter().map(|state| async move {
             let Some(file) = state.file.clone() else { return Ok((state.block, Err("it has no file".to_owned()))) };
@@ -308,12 +312,12 @@ impl States {
             let Some(bytes) = self.store.find(&file.path).await? else {
                 return Ok((state.block, Err(format!("`{url}` is gone"))));
             };
-            let layout = layout.clone();
+            let (layout, own) = (layout.clone(), url.to_string());
             let _turn = decoders.acquire().await.map_err(|e| Error::infra("no decoder is left").because(e))?;
-            let (block, task) = (state.block, move || block_file::read(bytes, &state, layout.as_ref()));
-            let batch =
+            let (block, task) = (state.block, move || StoredBlock::open(own, bytes, &state, layout.as_ref()));
+            let opened =
                 tokio::task::spawn_blocking(task).await.map_err(|e| Error::infra("a reader failed").because(e))?;
-            Ok((block, batch.map_err(|why| format!("`{url}`: {why}"))))
+            Ok((block, opened.map_err(|why| format!("`{url}`: {why}"))))
         });
         stream::iter(read).buffer_unordered(IN_FLIGHT).try_collect().await
     }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::{Range, RangeInclusive};
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::DataType;
 use chrono::NaiveDate;
 use datafusion::execution::runtime_env::RuntimeEnv;
@@ -13,6 +12,7 @@ use super::States;
 use super::block_file::Layout;
 use super::days::{Block, Calendar, Piece};
 use super::manifest::{BlockState, GroupState, SeenObject, TableState, VERSION, overlap};
+use super::stored_block::StoredBlock;
 use crate::error::Class;
 use crate::features::fusion::source::{Dated, Source};
 use crate::features::part::time_literal;
@@ -34,7 +34,7 @@ pub(in crate::features) struct Night {
     /// The edges of the pieces and of the windows.
     pub edges: Vec<AsOf>,
     /// Stored states, and their buckets between the edges.
-    pub stored: Vec<(usize, RecordBatch)>,
+    pub stored: Vec<(usize, StoredBlock)>,
     /// What is to be written.
     pub targets: Vec<Target>,
     /// Whether these are only some of the days: states of them come first, and the matrix has to wait.
@@ -164,7 +164,7 @@ impl<'a> Grouped<'a> {
             days.end <= as_of && table.is_as_seen(&days)
         });
         let mut valid: BTreeMap<Block, BlockState> = valid.map(|state| (state.block, state)).collect();
-        let mut loaded: BTreeMap<Block, Vec<RecordBatch>> = BTreeMap::new();
+        let mut loaded: BTreeMap<Block, StoredBlock> = BTreeMap::new();
         let takes = states.writes_at(until.date());
         let (slice, pieces, writes) = loop {
             let (slice, pieces, writes) = reach_out(&calendar, &edges, &valid, takes, table);
@@ -173,8 +173,8 @@ impl<'a> Grouped<'a> {
             let mut whole = true;
             for (block, read) in states.load(wanted.cloned().collect(), Some(layout.clone())).await? {
                 match read {
-                    Ok(batch) => {
-                        loaded.insert(block, batch);
+                    Ok(stored) => {
+                        loaded.insert(block, stored);
                     }
                     Err(why) => {
                         states.note(format!("states of `{}` are computed again: {why}", table.state.name));
@@ -197,8 +197,7 @@ impl<'a> Grouped<'a> {
         let starts = pieces.iter().map(|piece| piece.block.days().start).chain(begins);
         let day = |day: i32| AsOf::new(NaiveDate::default() + chrono::Duration::days(i64::from(day)), until.timezone());
         let stored = pieces.iter().enumerate().filter_map(|(i, piece)| Some((i + 1, loaded.remove(&piece.block)?)));
-        let stored =
-            stored.flat_map(|(bucket, batches)| batches.into_iter().map(move |batch| (bucket, batch))).collect();
+        let stored = stored.collect();
         let fresh = spans(&pieces);
         tracing::debug!(
             table = table.state.name,

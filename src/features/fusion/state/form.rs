@@ -1,0 +1,249 @@
+//! How columns of states lie in a file: in fewer bytes than in memory, and quicker to unpack.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, ListArray, RecordBatch, UInt32Array};
+use arrow::buffer::OffsetBuffer;
+use arrow::compute::{cast, take};
+use arrow::datatypes::{DataType, Field, Float64Type, Int64Type};
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::StreamWriter;
+use arrow::row::{RowConverter, SortField};
+use serde::de::Error as _;
+use serde::ser::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::hash::{from_hex, hex};
+use crate::{Error, Result};
+
+/// What amounts are multiplied by, to be whole.
+const DIVISORS: [i64; 4] = [1, 10, 100, 1000];
+/// Whole numbers below are doubles.
+const EXACT: f64 = (1u64 << 53) as f64;
+/// A set of so many values is a whole number, a bit for each.
+const MOST_VALUES: usize = u64::BITS as usize;
+
+/// What a column of a file is, beside the column that it stands for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Form {
+    Same,
+    /// Whole numbers, which become the doubles of the column when they are divided by this: amounts of money are few of its
+    /// smallest coins.
+    Divided(i64),
+    /// A bit for each of these values: the lists of a column have each at most once, and in no order that matters.
+    Bits(#[serde(serialize_with = "write_array", deserialize_with = "read_array")] ArrayRef),
+}
+
+/// A column of states as it is unpacked.
+#[derive(Debug, Clone)]
+pub(in crate::features::fusion) struct Column {
+    pub array: ArrayRef,
+    /// What the bits of the array's numbers stand for, where it has bits in place of lists.
+    pub values: Option<ArrayRef>,
+}
+
+impl Column {
+    /// Some of its rows.
+    pub fn slice(&self, from: usize, length: usize) -> Column {
+        Column { array: self.array.slice(from, length), values: self.values.clone() }
+    }
+
+    /// The array, and the values of its bits.
+    pub fn into_arrays(self) -> impl Iterator<Item = ArrayRef> {
+        std::iter::once(self.array).chain(self.values)
+    }
+}
+
+impl Form {
+    /// The best form of a column, and what is written of it.
+    pub fn of(column: ArrayRef) -> Result<(Form, ArrayRef)> {
+        let found = match column.data_type() {
+            DataType::Float64 => divided(&column),
+            DataType::List(_) => bits(&column)?,
+            _ => None,
+        };
+        Ok(found.unwrap_or((Form::Same, column)))
+    }
+
+    /// The column that was written.
+    pub fn unpacked(&self, column: &ArrayRef) -> Result<Column> {
+        let same = || Column { array: Arc::clone(column), values: None };
+        Ok(match self {
+            Form::Same => same(),
+            Form::Divided(by) => {
+                let wrong = || Error::infra(format!("`{}` is no whole number", column.data_type()));
+                let whole = column.as_primitive_opt::<Int64Type>().ok_or_else(wrong)?;
+                Column { array: Arc::new(whole.unary::<_, Float64Type>(|x| quotient(x, *by))), values: None }
+            }
+            Form::Bits(values) => Column { values: Some(Arc::clone(values)), ..same() },
+        })
+    }
+}
+
+fn quotient(whole: i64, by: i64) -> f64 {
+    whole as f64 / by as f64
+}
+
+/// Whole numbers in place of doubles, where every one comes back to the last bit.
+fn divided(column: &ArrayRef) -> Option<(Form, ArrayRef)> {
+    let doubles = column.as_primitive_opt::<Float64Type>()?;
+    DIVISORS.into_iter().find_map(|by| {
+        let whole = |x: f64| {
+            let whole = (x * by as f64).round();
+            let comes_back = whole.abs() < EXACT && quotient(whole as i64, by).to_bits() == x.to_bits();
+            comes_back.then_some(whole as i64).ok_or(())
+        };
+        let whole = doubles.try_unary::<_, Int64Type, _>(whole).ok()?;
+        Some((Form::Divided(by), Arc::new(whole) as ArrayRef))
+    })
+}
+
+/// A bit per value in place of lists, where these have few different ones, and none of them twice.
+fn bits(column: &ArrayRef) -> Result<Option<(Form, ArrayRef)>> {
+    let lists = column.as_list::<i32>();
+    let items = match lists.values().data_type() {
+        DataType::Dictionary(_, plain) => cast(lists.values(), plain)?,
+        _ => Arc::clone(lists.values()),
+    };
+    let field = SortField::new(items.data_type().clone());
+    if lists.null_count() + items.null_count() > 0 || !RowConverter::supports_fields(std::slice::from_ref(&field)) {
+        return Ok(None);
+    }
+    let rows = RowConverter::new(vec![field])?.convert_columns(std::slice::from_ref(&items))?;
+    // Sorted, so that blocks with the same values have the same bits for them.
+    let mut known: BTreeMap<&[u8], u32> = BTreeMap::new();
+    for row in 0..items.len() {
+        known.entry(rows.row(row).data()).or_insert(row as u32);
+        if known.len() > MOST_VALUES {
+            return Ok(None);
+        }
+    }
+    let bit_of: HashMap<&[u8], usize> = known.keys().enumerate().map(|(bit, value)| (*value, bit)).collect();
+    let of_list = |ends: &[i32]| {
+        let mut bits = 0u64;
+        (ends[0]..ends[1]).for_each(|row| bits |= 1 << bit_of[rows.row(row as usize).data()]);
+        (bits.count_ones() as i32 == ends[1] - ends[0]).then_some(bits as i64)
+    };
+    let Some(bits) = lists.value_offsets().windows(2).map(of_list).collect::<Option<Vec<i64>>>() else {
+        return Ok(None);
+    };
+    let values = take(&items, &known.values().copied().collect::<UInt32Array>(), None)?;
+    Ok(Some((Form::Bits(values), Arc::new(Int64Array::from(bits)))))
+}
+
+/// The lists that bits stand for.
+pub(in crate::features::fusion) fn lists_of_bits(bits: &Int64Array, values: &ArrayRef) -> Result<ListArray> {
+    let lengths = bits.values().iter().map(|bits| bits.count_ones() as usize);
+    let places = bits.values().iter().flat_map(|bits| ones(*bits as u64)).map(|bit| bit as u32);
+    let items = take(values, &places.collect::<UInt32Array>(), None)?;
+    let field = Arc::new(Field::new_list_field(items.data_type().clone(), true));
+    Ok(ListArray::try_new(field, OffsetBuffer::from_lengths(lengths), items, None)?)
+}
+
+/// The places of the bits that are set.
+pub(in crate::features::fusion) fn ones(mut bits: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let next = (bits != 0).then(|| bits.trailing_zeros() as usize)?;
+        bits &= bits - 1;
+        Some(next)
+    })
+}
+
+/// An array in Arrow's stream format, in hexadecimal.
+fn write_array<S: Serializer>(array: &ArrayRef, to: S) -> std::result::Result<S::Ok, S::Error> {
+    let write = || {
+        let batch = RecordBatch::try_from_iter([("values", Arc::clone(array))])?;
+        let mut writer = StreamWriter::try_new(Vec::new(), batch.schema_ref())?;
+        writer.write(&batch)?;
+        writer.into_inner()
+    };
+    to.serialize_str(&hex(write().map_err(S::Error::custom)?))
+}
+
+fn read_array<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<ArrayRef, D::Error> {
+    let text = String::deserialize(from)?;
+    let bytes = from_hex(&text).ok_or_else(|| D::Error::custom("no hexadecimal digits"))?;
+    let mut batches = StreamReader::try_new(bytes.as_slice(), None).map_err(D::Error::custom)?;
+    let batch = batches.next().ok_or_else(|| D::Error::custom("no values"))?.map_err(D::Error::custom)?;
+    Ok(Arc::clone(batch.column(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Float64Array, ListBuilder, StringDictionaryBuilder};
+    use arrow::datatypes::Int32Type;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What comes back of a column, by way of the words in a file.
+    fn back(column: &ArrayRef) -> (Form, Column) {
+        let (form, written) = Form::of(Arc::clone(column)).unwrap();
+        let read: Form = serde_json::from_str(&serde_json::to_string(&form).unwrap()).unwrap();
+        let unpacked = read.unpacked(&written).unwrap();
+        (form, unpacked)
+    }
+
+    #[test]
+    fn amounts_are_written_as_whole_numbers_where_every_bit_comes_back() {
+        let doubles = |values: Vec<Option<f64>>| Arc::new(Float64Array::from(values)) as ArrayRef;
+        let cents = doubles(vec![Some(12.34), None, Some(-0.01), Some(0.0), Some(99_999_999.99)]);
+        let (form, unpacked) = back(&cents);
+        assert!(matches!(form, Form::Divided(100)));
+        assert_eq!(&unpacked.array, &cents);
+        for other in [0.1 + 0.2, -0.0, f64::NAN, f64::INFINITY, 1e300, 1e-9] {
+            let other = doubles(vec![Some(1.0), Some(other)]);
+            assert!(matches!(Form::of(other).unwrap().0, Form::Same));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_doubles_come_back(values in prop::collection::vec(prop::option::of(any::<f64>()), 0..20),
+            cents in prop::collection::vec(any::<i32>(), 0..20)) {
+            let cents = cents.into_iter().map(|c| Some(f64::from(c) / 100.0));
+            for values in [values, cents.collect()] {
+                let column = Float64Array::from(values);
+                let (_, unpacked) = back(&(Arc::new(column.clone()) as ArrayRef));
+                let bits = |array: &Float64Array| array.iter().map(|x| x.map(f64::to_bits)).collect::<Vec<_>>();
+                prop_assert_eq!(bits(unpacked.array.as_primitive()), bits(&column));
+            }
+        }
+
+        #[test]
+        fn sets_come_back(sets in prop::collection::vec(prop::collection::btree_set(-40i64..40, 0..9), 0..40)) {
+            let lists = lists(sets.iter().map(|set| set.iter().copied().collect()).collect());
+            let (form, unpacked) = back(&lists);
+            let different = sets.iter().flatten().collect::<std::collections::BTreeSet<_>>().len();
+            prop_assert_eq!(matches!(form, Form::Bits(_)), different <= MOST_VALUES);
+            if let Some(values) = &unpacked.values {
+                let again = lists_of_bits(unpacked.array.as_primitive(), values).unwrap();
+                prop_assert_eq!(&(Arc::new(again) as ArrayRef), &lists);
+            }
+        }
+    }
+
+    fn lists(values: Vec<Vec<i64>>) -> ArrayRef {
+        let values = values.into_iter().map(|list| Some(list.into_iter().map(Some)));
+        Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>(values))
+    }
+
+    #[test]
+    fn a_list_with_a_value_twice_stays_one() {
+        assert!(matches!(Form::of(lists(vec![vec![1], vec![2, 2]])).unwrap().0, Form::Same));
+    }
+
+    #[test]
+    fn texts_are_sorted_whatever_their_numbers_in_a_dictionary_are() {
+        let mut builder = ListBuilder::new(StringDictionaryBuilder::<Int32Type>::new());
+        for texts in [&["shoes", "books"][..], &[], &["books"]] {
+            texts.iter().for_each(|text| builder.values().append_value(text));
+            builder.append(true);
+        }
+        let (_, unpacked) = back(&(Arc::new(builder.finish()) as ArrayRef));
+        assert_eq!(unpacked.array.as_primitive::<Int64Type>().values(), &[3, 0, 1]);
+        assert_eq!(unpacked.values.unwrap().as_string::<i32>().value(0), "books");
+    }
+}

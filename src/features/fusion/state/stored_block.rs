@@ -1,0 +1,243 @@
+//! The states of a block as they come back: the keys at once, the states row by row, as ranges of customers ask for them. What a
+//! night unpacks is then never in memory as a whole.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchReader};
+use arrow::compute::concat_batches;
+use arrow::error::ArrowError;
+use bytes::Bytes;
+use datafusion::execution::disk_manager::DiskManager;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+};
+
+use super::block_file::{ABOUT, About, Layout, PAGE_ROWS};
+use super::form::{Column, Form};
+use super::manifest::BlockState;
+use super::packed::Packed;
+use crate::{Error, Result};
+
+/// The states of a block, whose bytes are those that were written.
+pub struct StoredBlock {
+    url: String,
+    keys: ArrayRef,
+    file: Packed,
+    metadata: ArrowReaderMetadata,
+    /// The columns of the file that are read, and which of them each column of the states is.
+    columns: Vec<usize>,
+    forms: Vec<Form>,
+    places: Vec<usize>,
+    unpacked: Mutex<Unpacked>,
+}
+
+/// What was unpacked and is not taken yet.
+#[derive(Default)]
+struct Unpacked {
+    /// `None` before the first row is asked for.
+    reader: Option<ParquetRecordBatchReader>,
+    /// How many rows were unpacked.
+    rows: usize,
+    held: VecDeque<Held>,
+}
+
+/// Neighbouring rows.
+struct Held {
+    rows: Range<usize>,
+    columns: Vec<Column>,
+    /// How many of them nobody has taken.
+    left: usize,
+}
+
+impl std::fmt::Debug for StoredBlock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "StoredBlock({} rows)", self.keys.len())
+    }
+}
+
+impl StoredBlock {
+    /// The states in a file's bytes; an error says what is wrong with them. Without a layout any columns are right.
+    pub fn open(
+        url: String,
+        bytes: Bytes,
+        state: &BlockState,
+        layout: Option<&Layout>,
+    ) -> std::result::Result<Self, String> {
+        let said = |e: &dyn std::fmt::Display| e.to_string();
+        let Some(file) = &state.file else { return Err("it has no file".to_owned()) };
+        if bytes.len() as u64 != file.bytes || crc32c::crc32c(&bytes) != file.crc32c {
+            return Err("its bytes are not those that were written".to_owned());
+        }
+        let file = Packed::Here(bytes);
+        let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|e| said(&e))?;
+        let about = metadata.metadata().file_metadata();
+        let rows = about.num_rows();
+        if u64::try_from(rows) != Ok(state.rows) {
+            return Err(format!("it has {rows} rows, and the manifest says {}", state.rows));
+        }
+        let other = || "it has other columns than the manifest says".to_owned();
+        let mut pairs = about.key_value_metadata().into_iter().flatten();
+        let words = pairs.find(|pair| pair.key == ABOUT).and_then(|pair| pair.value.as_deref()).ok_or_else(other)?;
+        let About { places, forms } = serde_json::from_str(words).map_err(|e| said(&e))?;
+        let fields = metadata.schema().fields();
+        let (key, states) = places.split_first().ok_or_else(other)?;
+        let fits = layout.is_none_or(|layout| {
+            fields.get(*key).is_some_and(|field| *field.data_type() == layout.key_type) && states.len() == layout.states
+        });
+        if !fits || forms.len() != fields.len() || states.iter().any(|place| *place >= fields.len()) {
+            return Err(other());
+        }
+        let mut columns = states.to_vec();
+        columns.sort_unstable();
+        columns.dedup();
+        let places = states.iter().map(|place| columns.partition_point(|column| column < place)).collect();
+        let forms = columns.iter().map(|column| forms[*column].clone()).collect();
+        let keys = reader(&file, &metadata, &[*key], rows as usize).and_then(all).map_err(|e| said(&e))?;
+        let unpacked = Mutex::default();
+        Ok(StoredBlock { url, keys, file, metadata, columns, forms, places, unpacked })
+    }
+
+    /// The keys, in the order of the rows.
+    pub fn keys(&self) -> &ArrayRef {
+        &self.keys
+    }
+
+    /// How many bytes of memory it takes, but for what is unpacked at a time.
+    pub fn memory(&self) -> usize {
+        self.file.memory()
+    }
+
+    /// Moves its bytes to disk.
+    pub fn spill(&mut self, disk: &Arc<DiskManager>) -> Result<()> {
+        self.file.spill(disk)
+    }
+
+    /// The states of some rows, in pieces; every row is taken once. Rows of earlier ranges are best taken first: those that are
+    /// passed over are held until they are.
+    pub fn take(&self, rows: Range<usize>) -> Result<Vec<Vec<Column>>> {
+        let mut unpacked = self.unpacked.lock().unwrap_or_else(PoisonError::into_inner);
+        while unpacked.rows < rows.end {
+            let failed = |e: Error| Error::infra(format!("`{}` cannot be unpacked", self.url)).because(e);
+            self.unpack(&mut unpacked).map_err(failed)?;
+        }
+        let mut taken = Vec::new();
+        for held in &mut unpacked.held {
+            let (begin, end) = (held.rows.start.max(rows.start), held.rows.end.min(rows.end));
+            if begin < end {
+                held.left -= end - begin;
+                let slice = |column: &Column| column.slice(begin - held.rows.start, end - begin);
+                taken.push(held.columns.iter().map(slice).collect());
+            }
+        }
+        unpacked.held.retain(|held| held.left > 0);
+        Ok(taken)
+    }
+
+    /// Unpacks some rows more.
+    fn unpack(&self, unpacked: &mut Unpacked) -> Result<()> {
+        let reader = match &mut unpacked.reader {
+            Some(reader) => reader,
+            None => unpacked.reader.insert(reader(&self.file, &self.metadata, &self.columns, PAGE_ROWS)?),
+        };
+        let batch = reader.next().ok_or_else(|| Error::infra("it ends before its last row"))??;
+        let read = batch.columns().iter().zip(&self.forms).map(|(column, form)| form.unpacked(column));
+        let read = read.collect::<Result<Vec<_>>>()?;
+        let columns = self.places.iter().map(|place| read[*place].clone()).collect();
+        let rows = unpacked.rows..unpacked.rows + batch.num_rows();
+        unpacked.rows = rows.end;
+        unpacked.held.push_back(Held { rows, columns, left: batch.num_rows() });
+        Ok(())
+    }
+
+    /// Unpacks everything, to see whether it can be.
+    pub fn check(self) -> std::result::Result<(), String> {
+        self.take(0..self.keys.len()).map(drop).map_err(|e| e.to_string())
+    }
+}
+
+/// Some columns, so many rows at a time.
+fn reader(
+    file: &Packed,
+    metadata: &ArrowReaderMetadata,
+    columns: &[usize],
+    rows: usize,
+) -> Result<ParquetRecordBatchReader> {
+    let mask = ProjectionMask::roots(metadata.parquet_schema(), columns.iter().copied());
+    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file.clone(), metadata.clone());
+    Ok(reader.with_projection(mask).with_batch_size(rows).build()?)
+}
+
+/// The one column of all batches.
+fn all(reader: ParquetRecordBatchReader) -> Result<ArrayRef> {
+    let schema = reader.schema();
+    let batches = reader.collect::<std::result::Result<Vec<RecordBatch>, ArrowError>>()?;
+    Ok(Arc::clone(concat_batches(&schema, &batches)?.column(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Array, AsArray, Float64Array, Int64Array};
+    use arrow::datatypes::{DataType, Float64Type, Int64Type};
+    use datafusion::execution::disk_manager::DiskManagerBuilder;
+
+    use super::super::block_file::BlockWriter;
+    use super::super::days::Block;
+    use super::*;
+
+    const ROWS: usize = 3 * PAGE_ROWS + 100;
+
+    /// A block whose states are the number of the row, and twice the half of it.
+    fn block(layout: Option<&Layout>) -> std::result::Result<StoredBlock, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let block = Block { level: 0, index: 7 };
+        let mut writer = BlockWriter::new(block, folder.path());
+        let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..ROWS as i64));
+        let halves: ArrayRef = Arc::new(Float64Array::from_iter_values((0..ROWS).map(|row| row as f64 / 2.0)));
+        writer.add(Arc::clone(&numbers), &[numbers, Arc::clone(&halves), halves]).unwrap();
+        let written = writer.finish("group").unwrap();
+        let bytes = std::fs::read(&written.local).unwrap().into();
+        StoredBlock::open("file:///block".to_owned(), bytes, &written.state, layout)
+    }
+
+    #[test]
+    fn rows_are_unpacked_as_they_are_asked_for_from_memory_and_from_disk() {
+        let layout = Layout { key_type: DataType::Int64, states: 3 };
+        let disk = Arc::new(DiskManagerBuilder::default().build().unwrap());
+        for on_disk in [false, true] {
+            let mut block = block(Some(&layout)).unwrap();
+            assert_eq!(block.keys().len(), ROWS);
+            if on_disk {
+                assert!(block.memory() > 0);
+                block.spill(&disk).unwrap();
+                assert_eq!(block.memory(), 0);
+            }
+            // The second range before the first.
+            for rows in [5000..PAGE_ROWS * 2, 0..5000, PAGE_ROWS * 2..ROWS] {
+                let mut next = rows.start;
+                for columns in block.take(rows.clone()).unwrap() {
+                    let numbers = columns[0].array.as_primitive::<Int64Type>();
+                    let halves = columns[1].array.as_primitive::<Float64Type>();
+                    assert_eq!(columns[1].array.as_ref(), columns[2].array.as_ref());
+                    for row in 0..numbers.len() {
+                        assert_eq!((numbers.value(row), halves.value(row)), (next as i64, next as f64 / 2.0));
+                        next += 1;
+                    }
+                }
+                assert_eq!(next, rows.end);
+            }
+            assert!(block.unpacked.lock().unwrap().held.is_empty(), "what was taken is held no more");
+            assert!(block.take(ROWS..ROWS + 1).is_err());
+        }
+    }
+
+    #[test]
+    fn other_columns_are_refused() {
+        let other = |key_type: DataType, states: usize| block(Some(&Layout { key_type, states })).unwrap_err();
+        assert_eq!(other(DataType::Int64, 2), "it has other columns than the manifest says");
+        assert_eq!(other(DataType::Utf8, 3), "it has other columns than the manifest says");
+        assert_eq!(block(None).unwrap().check(), Ok(()));
+    }
+}
