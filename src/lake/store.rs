@@ -271,7 +271,8 @@ impl Store {
         StoredObject { path, size: meta.size, etag: meta.e_tag, modified: meta.last_modified }
     }
 
-    fn local_path(&self, path: &str) -> Result<Option<std::path::PathBuf>> {
+    /// Where an object lies on this machine's disk; `None` where the store is somewhere else.
+    pub fn local_path(&self, path: &str) -> Result<Option<std::path::PathBuf>> {
         let Some(local) = &self.local else { return Ok(None) };
         local.path_to_filesystem(&self.full_path(path)).map(Some).map_err(|e| self.failed("used", path, e))
     }

@@ -20,6 +20,7 @@ mod distinct;
 mod first;
 mod flatten;
 mod gaps;
+mod in_order;
 mod keys;
 mod moments;
 mod only;

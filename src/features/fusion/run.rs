@@ -12,9 +12,10 @@ use datafusion::logical_expr::Expr;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::{DataFrame, SessionContext};
 use futures::future::try_join_all;
-use futures::{Stream, StreamExt, stream, try_join};
+use futures::{Stream, stream, try_join};
 
 use super::cursor::{Cursor, Twice};
+use super::in_order::InOrder;
 use super::keys::{KeyIndex, Keys, NOBODY};
 use super::read::{Read, Reader, Scan, keys_of, settle};
 use super::recipe::Recipe;
@@ -313,9 +314,9 @@ impl Pass {
 }
 
 /// The rows of matrices on their way out.
-struct Rows<S> {
+struct Rows {
     pass: Arc<Pass>,
-    ranges: S,
+    ranges: InOrder<Result<Result<RangeResult, Twice>>>,
     outputs: Vec<Output>,
     /// The states that are written, source by source.
     writing: Vec<Option<Writing>>,
@@ -332,14 +333,7 @@ fn rows(
     threads: usize,
 ) -> impl Stream<Item = Result<Batch>> + Send {
     let work = Arc::clone(&pass);
-    let ranges = stream::iter(0..pass.ranges.count()).map(move |range| {
-        let pass = Arc::clone(&work);
-        async move {
-            let found = tokio::task::spawn_blocking(move || pass.range(range)).await;
-            Ok::<_, Error>((range, found.map_err(|e| Error::infra("a range of customers failed").because(e))??))
-        }
-    });
-    let ranges = Box::pin(ranges.buffered(threads.max(1)));
+    let ranges = InOrder::start(pass.ranges.count(), threads, move |range| work.range(range));
     let rows = Rows { pass, ranges, outputs, writing, current: None, next: 0 };
     stream::unfold(Some(rows), |rows| async move {
         let mut rows = rows?;
@@ -352,15 +346,14 @@ fn rows(
     })
 }
 
-impl<S: Stream<Item = Result<(usize, Result<RangeResult, Twice>)>> + Unpin> Rows<S> {
+impl Rows {
     async fn next(&mut self) -> Result<Option<Batch>> {
         // A range's rows of one matrix after the other.
         while self.current.is_none() || self.next == self.outputs.len() {
-            let (range, found) = match self.ranges.next().await {
-                Some(found) => found?,
-                None => return self.written().await.map(|()| None),
+            let Some((range, found)) = self.ranges.next().await? else {
+                return self.written().await.map(|()| None);
             };
-            let RangeResult { files, exports } = match found {
+            let RangeResult { files, exports } = match found? {
                 Ok(found) => found,
                 Err(twice) => return Ok(Some((0, Err(twice)))),
             };

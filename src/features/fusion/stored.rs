@@ -77,11 +77,21 @@ impl StoredStates {
 
     /// The states of a range, which is asked for once.
     pub fn of_range(&self, range: usize) -> Result<Vec<StateRows>> {
+        let pieces = self.ranges.get(range).map_or(&[][..], Vec::as_slice);
+        // What another thread is unpacking is taken last, so as not to go through all blocks in its wake.
+        let mut taken = Vec::with_capacity(pieces.len());
+        for (block, rows) in pieces {
+            taken.push(self.blocks[*block].block.try_take(rows.clone())?);
+        }
         let mut found = Vec::new();
-        for (block, rows) in self.ranges.get(range).into_iter().flatten() {
+        for ((block, rows), taken) in pieces.iter().zip(taken) {
             let Stored { bucket, block, places } = &self.blocks[*block];
+            let taken = match taken {
+                Some(taken) => taken,
+                None => block.take(rows.clone())?,
+            };
             let mut customers = &places[rows.clone()];
-            for columns in block.take(rows.clone())? {
+            for columns in taken {
                 let (own, rest) = customers.split_at(columns.first().map_or(0, |column| column.array.len()));
                 customers = rest;
                 found.push(StateRows { bucket: *bucket, customers: own.to_vec(), columns });

@@ -54,7 +54,7 @@ const RETIRED_DAYS: i64 = 2;
 /// The states of a job.
 pub struct States {
     store: Store,
-    /// A turn for each thread that decodes.
+    /// A turn for each thread that opens blocks.
     decoders: Semaphore,
     standing: Mutex<Standing>,
     today: Mutex<Today>,
@@ -308,15 +308,21 @@ impl States {
         let (decoders, layout) = (&self.decoders, &layout);
         let read = blocks.into_iter().map(|state| async move {
             let Some(file) = state.file.clone() else { return Ok((state.block, Err("it has no file".to_owned()))) };
-            let url = self.store.url_of(&file.path);
-            let Some(bytes) = self.store.find(&file.path).await? else {
-                return Ok((state.block, Err(format!("`{url}` is gone"))));
+            let (block, url) = (state.block, self.store.url_of(&file.path).to_string());
+            // A file is read where it is decoded; what comes over the network comes while others are decoded.
+            let here = self.store.local_path(&file.path)?;
+            let fetched = if here.is_some() { None } else { self.store.find(&file.path).await? };
+            let (own, layout) = (url.clone(), layout.clone());
+            let open = move || {
+                let bytes = match here {
+                    Some(path) => std::fs::read(path).map(Into::into).map_err(|e| e.to_string())?,
+                    None => fetched.ok_or_else(|| "it is gone".to_owned())?,
+                };
+                StoredBlock::open(own, bytes, &state, layout.as_ref())
             };
-            let (layout, own) = (layout.clone(), url.to_string());
             let _turn = decoders.acquire().await.map_err(|e| Error::infra("no decoder is left").because(e))?;
-            let (block, task) = (state.block, move || StoredBlock::open(own, bytes, &state, layout.as_ref()));
             let opened =
-                tokio::task::spawn_blocking(task).await.map_err(|e| Error::infra("a reader failed").because(e))?;
+                tokio::task::spawn_blocking(open).await.map_err(|e| Error::infra("a reader failed").because(e))?;
             Ok((block, opened.map_err(|why| format!("`{url}`: {why}"))))
         });
         stream::iter(read).buffer_unordered(IN_FLIGHT).try_collect().await

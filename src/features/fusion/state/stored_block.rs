@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchReader};
 use arrow::compute::concat_batches;
@@ -118,7 +118,19 @@ impl StoredBlock {
     /// The states of some rows, in pieces; every row is taken once. Rows of earlier ranges are best taken first: those that are
     /// passed over are held until they are.
     pub fn take(&self, rows: Range<usize>) -> Result<Vec<Vec<Column>>> {
-        let mut unpacked = self.unpacked.lock().unwrap_or_else(PoisonError::into_inner);
+        self.take_from(self.unpacked.lock().unwrap_or_else(PoisonError::into_inner), rows)
+    }
+
+    /// The same, unless another thread is unpacking some.
+    pub fn try_take(&self, rows: Range<usize>) -> Result<Option<Vec<Vec<Column>>>> {
+        match self.unpacked.try_lock() {
+            Ok(unpacked) => self.take_from(unpacked, rows).map(Some),
+            Err(TryLockError::Poisoned(broken)) => self.take_from(broken.into_inner(), rows).map(Some),
+            Err(TryLockError::WouldBlock) => Ok(None),
+        }
+    }
+
+    fn take_from(&self, mut unpacked: MutexGuard<'_, Unpacked>, rows: Range<usize>) -> Result<Vec<Vec<Column>>> {
         while unpacked.rows < rows.end {
             let failed = |e: Error| Error::infra(format!("`{}` cannot be unpacked", self.url)).because(e);
             self.unpack(&mut unpacked).map_err(failed)?;
