@@ -65,6 +65,15 @@ impl Flat {
         Ok(expr.clone().transform_up(replace)?.data)
     }
 
+    /// Whether these are the rows of another plan, and the first column of both is the same.
+    pub fn has_rows_of(&self, other: &Flat) -> bool {
+        let within = |some: &[Expr], all: &[Expr]| some.iter().all(|condition| all.contains(condition));
+        self.base == other.base
+            && self.columns.first() == other.columns.first()
+            && within(&self.conditions, &other.conditions)
+            && within(&other.conditions, &self.conditions)
+    }
+
     fn column(&self, column: &Column) -> Result<&Expr> {
         let at = self.schema.index_of_column(column)?;
         self.columns.get(at).ok_or_else(|| datafusion::common::plan_datafusion_err!("the column `{column}` is lost"))

@@ -25,6 +25,7 @@ mod keys;
 mod moments;
 mod only;
 mod pick;
+mod population;
 mod quantile;
 mod read;
 mod recipe;

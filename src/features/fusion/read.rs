@@ -6,12 +6,15 @@ use std::time::Instant;
 use arrow::array::{Array, ArrayRef, UInt32Array};
 use arrow::compute::{concat, partition, sort, take};
 use arrow::datatypes::DataType;
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::memory::MemoryStream;
 use datafusion::prelude::DataFrame;
 use rayon::prelude::*;
 
 use super::keys::{KeyIndex, Keys, NOBODY};
+use super::population::{self, Partitions};
 use super::scatter::{Ranges, Scattered, Scattering};
 use super::shard::Shard;
 use super::source::Source;
@@ -99,16 +102,33 @@ impl Reader<'_> {
         how: &Scattering,
     ) -> Result<Scattered> {
         let streams = match plan {
-            Some(plan) => {
-                let (mut scan, plan) = (self.scan)(matrix, plan)?.into_parts();
-                let batch = SCAN_BATCHES * scan.config().batch_size();
-                *scan.config_mut() = scan.config().clone().with_batch_size(batch);
-                DataFrame::new(scan, plan).execute_stream_partitioned().await?
-            }
+            Some(plan) => self.streams(plan, matrix).await?,
             None => Vec::new(),
         };
         let buckets = source.has_time.then(|| Arc::new(source.buckets.clone()));
         Scattered::read(streams, &Scattering { buckets, ..how.clone() }).await
+    }
+
+    async fn streams(&self, plan: LogicalPlan, matrix: usize) -> Result<Vec<SendableRecordBatchStream>> {
+        let (mut scan, plan) = (self.scan)(matrix, plan)?.into_parts();
+        let batch = SCAN_BATCHES * scan.config().batch_size();
+        *scan.config_mut() = scan.config().clone().with_batch_size(batch);
+        Ok(DataFrame::new(scan, plan).execute_stream_partitioned().await?)
+    }
+
+    /// All rows of a source that nothing stands in for; `None` where memory has no room for them.
+    pub(super) async fn at_once(&self, source: &Source, matrix: usize, runtime: &RuntimeEnv) -> Result<Option<Partitions>> {
+        population::at_once(self.streams(source.plan.clone(), matrix).await?, runtime).await
+    }
+
+    /// The rows of a source that were read at once.
+    pub(super) async fn scattered(&self, source: &Source, rows: Partitions, how: &Scattering) -> Result<Scattered> {
+        let streams = rows.into_iter().filter(|rows| !rows.is_empty()).map(|rows| {
+            let schema = rows[0].schema();
+            Ok(Box::pin(MemoryStream::try_new(rows, schema, None)?) as SendableRecordBatchStream)
+        });
+        let buckets = source.has_time.then(|| Arc::new(source.buckets.clone()));
+        Scattered::read(streams.collect::<Result<_>>()?, &Scattering { buckets, ..how.clone() }).await
     }
 
     /// Writes the states of some days down, and makes nothing else of them.

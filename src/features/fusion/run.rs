@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array, new_empty_array};
-use arrow::compute::{cast, concat, sort, take};
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::compute::{cast, take};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::Expr;
@@ -17,6 +17,7 @@ use futures::{Stream, stream, try_join};
 use super::cursor::{Cursor, Twice};
 use super::in_order::InOrder;
 use super::keys::{KeyIndex, Keys, NOBODY};
+use super::population;
 use super::read::{Read, Reader, Scan, keys_of, settle};
 use super::recipe::Recipe;
 use super::scatter::{Ranges, Scattering};
@@ -137,9 +138,20 @@ impl Fusion<'_> {
             let reader = &reader;
             async move { reader.read(source, night, matrix, &how).await }
         };
+        let entity = found.iter().position(|source| match self.matrices.as_slice() {
+            [one] => reader.reads_all(source) && source.has_keys_of(one.population.logical_plan()),
+            _ => false,
+        });
         let known = async {
-            let populations = self.populations().await?;
-            let keys = union(&populations)?;
+            let rows = match entity.map(|at| &found[at]) {
+                Some(source) => reader.at_once(source, matrix_of[source.newest], runtime).await?,
+                None => None,
+            };
+            let populations = match &rows {
+                Some(rows) => vec![population::keys_of(rows, &self.key_type)?],
+                None => self.populations().await?,
+            };
+            let keys = population::union(&populations)?;
             let how = Scattering {
                 index: Arc::new(KeyIndex::new(&keys)?),
                 ranges: Ranges::new(keys.len(), 2 * state.config().batch_size()),
@@ -149,9 +161,13 @@ impl Fusion<'_> {
                 keep_strangers: false,
             };
             // What no states stand in for is read while those of others come.
-            let mut early = Vec::new();
-            for source in &found {
-                early.push(if reader.reads_all(source) { Some(read(source, None, &how).await?) } else { None });
+            let (mut early, mut rows) = (Vec::new(), rows);
+            for (at, source) in found.iter().enumerate() {
+                early.push(match rows.take_if(|_| entity == Some(at)) {
+                    Some(rows) => Some((source.clone(), None, reader.scattered(source, rows, &how).await?)),
+                    None if reader.reads_all(source) => Some(read(source, None, &how).await?),
+                    None => None,
+                });
             }
             Ok((populations, how, early))
         };
@@ -205,27 +221,11 @@ impl Fusion<'_> {
         let began = Instant::now();
         let mut populations = Vec::new();
         for matrix in &self.matrices {
-            populations.push(population_keys(matrix, &self.key_type).await?);
+            populations.push(population::keys(matrix.population.clone(), &self.key_type).await?);
         }
         tracing::debug!(seconds = began.elapsed().as_secs_f64(), "populations were read");
         Ok(populations)
     }
-}
-
-/// The population's keys, sorted. A key without a value stays, for the last look at the rows to find.
-async fn population_keys(matrix: &Matrix<'_>, key_type: &DataType) -> Result<Keys> {
-    let parts = matrix.population.clone().collect_partitioned().await?;
-    let typed = parts.iter().flatten().map(|batch| cast(batch.column(0), key_type));
-    let typed = typed.collect::<std::result::Result<Vec<_>, _>>()?;
-    let arrays: Vec<&dyn Array> = typed.iter().map(AsRef::as_ref).collect();
-    let keys = Keys::new(if arrays.is_empty() { new_empty_array(key_type) } else { concat(&arrays)? })?;
-    if keys.ascend()? { Ok(keys) } else { Keys::new(sort(keys.array(), None)?) }
-}
-
-/// Every key of some sorted keys, sorted; of one population all, whatever is wrong with them.
-fn union(populations: &[Keys]) -> Result<Keys> {
-    let (first, rest) = populations.split_first().ok_or_else(|| Error::infra("a pass without a date"))?;
-    rest.iter().try_fold(first.clone(), |known, more| known.union(more))
 }
 
 async fn output(matrix: Matrix<'_>, keys: Keys, key_type: &DataType, first: usize) -> Result<Output> {

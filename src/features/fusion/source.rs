@@ -9,6 +9,7 @@ use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuil
 
 use super::aggregate::{Function, Recipient, in_microseconds, is_harmless};
 use super::buckets::Buckets;
+use super::flatten::Flat;
 use super::recipe::Recipe;
 use super::slots::Output;
 use crate::features::part::{Span, time_literal};
@@ -115,6 +116,12 @@ impl Source {
             LogicalPlan::TableScan(scan) => Some(scan),
             _ => None,
         }
+    }
+
+    /// Whether its keys are those of a plan, row by row.
+    pub(in crate::features) fn has_keys_of(&self, plan: &LogicalPlan) -> bool {
+        let both = Flat::of(&self.plan).and_then(|own| Ok((own, Flat::of(plan)?)));
+        both.is_ok_and(|(own, other)| own.has_rows_of(&other))
     }
 
     /// The same rows from another scan, and only those that a condition takes.
