@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use arrow::datatypes::Field;
 use chrono::{DateTime, Utc};
 use datafusion::prelude::SessionContext;
 
@@ -94,21 +95,19 @@ impl FeatureSet {
         context: &SessionContext,
         tables: &(impl AsRef<[TableSpec]> + Sync + ?Sized),
     ) -> Result<Vec<FeatureColumn>> {
-        let (columns, problems) = self.resolve_all(context, tables.as_ref()).await?;
-        Error::all(problems)?;
-        Ok(columns)
+        Ok(self.resolve_with_key(context, tables).await?.1)
     }
 
-    /// As [`Self::resolve`], with what could be resolved and what could not.
-    pub(super) async fn resolve_all(
+    /// As [`Self::resolve`], with the field of the key.
+    pub async fn resolve_with_key(
         &self,
         context: &SessionContext,
-        tables: &[TableSpec],
-    ) -> Result<(Vec<FeatureColumn>, Vec<Problem>)> {
+        tables: &(impl AsRef<[TableSpec]> + Sync + ?Sized),
+    ) -> Result<(Field, Vec<FeatureColumn>)> {
         let bench = Bench::over(context).await?;
         let as_of = AsOf::new(chrono::NaiveDate::from_ymd_opt(2000, 1, 1).unwrap_or_default(), chrono_tz::UTC);
         let mut problems = self.add_views(&bench, as_of.instant()).await?;
-        let prepared = prepare::prepare(self, &bench, tables, as_of, &mut problems).await?;
+        let prepared = prepare::prepare(self, &bench, tables.as_ref(), as_of, &mut problems).await?;
         for (definition, plan) in prepared.plans() {
             if let Err(error) = bench.context().state().create_physical_plan(plan).await {
                 problems.push(super::bench::problem(definition, &error, definition.begin));
@@ -125,7 +124,9 @@ impl FeatureSet {
             Ok(None) => {}
             Err(more) => problems.extend(more),
         }
-        Ok((columns, problems))
+        Error::all(problems)?;
+        let key = self.schema(&prepared.key_type, std::iter::empty()).field(0).clone();
+        Ok((key, columns))
     }
 
     /// Adds the views that are not there yet to the bench; views see tables and the views before them.

@@ -46,9 +46,9 @@ impl Plan {
             return Err(Error::user("the SQL files cannot be read"));
         };
         let empty = lake::empty_session(spec)?;
-        let columns = gather(&mut problems, features.resolve(&empty, spec).await)?;
+        let resolved = gather(&mut problems, features.resolve_with_key(&empty, spec).await)?;
         problems.extend(labels.check(&features, &empty, spec).await?);
-        let Some(columns) = columns else {
+        let Some((keyed, columns)) = resolved else {
             Error::all(problems)?;
             return Err(Error::user("the SQL files cannot be planned"));
         };
@@ -56,7 +56,6 @@ impl Plan {
 
         // Any day will do: the tables are empty, and only the schemas are asked for.
         let some_day = AsOf::new(NaiveDate::default(), spec.timezone());
-        let keyed = features.matrix(&empty, spec, some_day).await?.schema().field(0).clone();
         let labelled = labels.labels(&features, &empty, spec, some_day).await?.schema().clone();
         let label_types = labelled.fields().iter().skip(1).map(|field| field.data_type().clone()).collect();
 

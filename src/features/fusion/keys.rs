@@ -87,6 +87,9 @@ impl Keys {
     pub fn ascend(&self) -> Result<bool> {
         let view = View::of(&self.array)?;
         let nulls = self.array.null_count();
+        if let (View::Numbers(numbers), 0) = (view, nulls) {
+            return Ok(numbers.values().is_sorted());
+        }
         let pair = |row: usize| row < nulls || view.compare(row, view, row + 1).is_le();
         Ok((0..nulls).all(|row| self.is_null(row)) && (0..self.len().saturating_sub(1)).all(pair))
     }
@@ -126,8 +129,10 @@ impl KeyIndex {
         }
         Ok(match View::of(&keys.array)? {
             View::Numbers(numbers) => {
-                let there = || numbers.iter().enumerate().filter_map(|(row, key)| Some((key?, row as u32)));
-                let (least, most) = there().fold((i64::MAX, i64::MIN), |(a, b), (key, _)| (a.min(key), b.max(key)));
+                // NULL stands first.
+                let nulls = numbers.null_count();
+                let there = || numbers.values().iter().enumerate().skip(nulls).map(|(row, key)| (*key, row as u32));
+                let (least, most) = there().next().zip(there().next_back()).map_or((0, -1), |(a, b)| (a.0, b.0));
                 let span = most.abs_diff(least);
                 if count > 0 && least <= most && span / SPARSENESS <= count as u64 {
                     let mut places = vec![NOBODY; span as usize + 1];

@@ -3,7 +3,7 @@
 //! ```text
 //! files ─recipe─▶ aggregates, filters, windows          what a file wants, over the columns of its table
 //!       ─source─▶ one scan per table                    every expression once, every row once
-//!       ─read───▶ its rows, or states of past days      only the days that have no states
+//!       ─inputs─▶ its rows, or states of past days      only the days that have no states
 //!       ─scatter▶ rows by ranges of customers           on disk where memory is short
 //!       ─shard──▶ a state per customer and bucket       7d ⊂ 30d ⊂ …: a row goes to its narrowest bucket alone
 //!       ─spans──▶ windows merged from buckets           one column per aggregate and window
@@ -21,6 +21,7 @@ mod first;
 mod flatten;
 mod gaps;
 mod in_order;
+mod inputs;
 mod keys;
 mod moments;
 mod only;

@@ -13,7 +13,7 @@ use datafusion::physical_plan::memory::MemoryStream;
 use datafusion::prelude::DataFrame;
 use rayon::prelude::*;
 
-use super::keys::{KeyIndex, Keys, NOBODY};
+use super::keys::{KeyIndex, Keys};
 use super::population::{self, Partitions};
 use super::scatter::{Ranges, Scattered, Scattering};
 use super::shard::Shard;
@@ -44,6 +44,9 @@ pub(super) struct Reader<'a> {
     /// What the files are called, by their places.
     pub names: &'a [&'a str],
     pub key_type: &'a DataType,
+    pub runtime: Arc<RuntimeEnv>,
+    /// The rows of a batch.
+    pub batch: usize,
 }
 
 impl Reader<'_> {
@@ -53,12 +56,12 @@ impl Reader<'_> {
     }
 
     /// What stands in for the rows of a source.
-    pub(super) async fn night(&self, source: &Source, runtime: &RuntimeEnv) -> Result<Option<Night>> {
+    pub(super) async fn night(&self, source: &Source) -> Result<Option<Night>> {
         let Some(states) = self.states else { return Ok(None) };
         let names = source.recipes().filter_map(|place| self.names.get(place));
         let names: Vec<String> = names.map(|name| (*name).to_owned()).collect();
         let began = Instant::now();
-        let night = states.night(source, &names, self.key_type, runtime).await?;
+        let night = states.night(source, &names, self.key_type, &self.runtime).await?;
         tracing::debug!(files = source.shares.len(), seconds = began.elapsed().as_secs_f64(), "states were read");
         Ok(night)
     }
@@ -78,7 +81,7 @@ impl Reader<'_> {
                 // Whatever is wrong with the rows shows when they are read for the matrix.
                 Err(error) => states.give_up(&error),
             }
-            night = self.night(&source, &how.runtime).await?;
+            night = self.night(&source).await?;
         }
         let plan = match &night {
             Some(night) => {
@@ -111,14 +114,14 @@ impl Reader<'_> {
 
     async fn streams(&self, plan: LogicalPlan, matrix: usize) -> Result<Vec<SendableRecordBatchStream>> {
         let (mut scan, plan) = (self.scan)(matrix, plan)?.into_parts();
-        let batch = SCAN_BATCHES * scan.config().batch_size();
+        let batch = SCAN_BATCHES * self.batch;
         *scan.config_mut() = scan.config().clone().with_batch_size(batch);
         Ok(DataFrame::new(scan, plan).execute_stream_partitioned().await?)
     }
 
     /// All rows of a source that nothing stands in for; `None` where memory has no room for them.
-    pub(super) async fn at_once(&self, source: &Source, matrix: usize, runtime: &RuntimeEnv) -> Result<Option<Partitions>> {
-        population::at_once(self.streams(source.plan.clone(), matrix).await?, runtime).await
+    pub(super) async fn at_once(&self, source: &Source, matrix: usize) -> Result<Option<Partitions>> {
+        population::at_once(self.streams(source.plan.clone(), matrix).await?, &self.runtime).await
     }
 
     /// The rows of a source that were read at once.
@@ -180,10 +183,7 @@ pub(super) fn settle(
     let mut stored: Vec<Vec<Stored>> = Vec::new();
     for night in nights.iter_mut() {
         let own = night.as_mut().map(|night| std::mem::take(&mut night.stored)).unwrap_or_default();
-        let placed = own.into_par_iter().map(|(bucket, block)| {
-            let places = how.index.places(block.keys())?;
-            Ok(Stored { bucket, block, places })
-        });
+        let placed = own.into_par_iter().map(|(bucket, block)| Stored::new(bucket, block, &how.index));
         stored.push(placed.collect::<Result<_>>()?);
     }
     let strangers = strangers(sources, stored.iter().flatten())?;
@@ -215,12 +215,8 @@ pub(super) fn keys_of(range: usize, ranges: &Ranges, keys: &Keys, strangers: Opt
 /// The keys that rows or states have and the population has not, where they have to be kept.
 fn strangers<'a>(sources: &[Read], stored: impl Iterator<Item = &'a Stored>) -> Result<Option<Keys>> {
     let mut found: Vec<ArrayRef> = sources.iter().flat_map(|read| read.rows.strangers()).cloned().collect();
-    for Stored { block, places, .. } in stored {
-        let strange = places.iter().enumerate().filter(|(_, place)| **place == NOBODY).map(|(row, _)| row as u32);
-        let strange: UInt32Array = strange.collect();
-        if !strange.is_empty() {
-            found.push(take(block.keys(), &strange, None)?);
-        }
+    for block in stored.filter(|block| block.has_strangers) {
+        found.push(block.strangers()?);
     }
     if found.is_empty() {
         return Ok(None);

@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::compute::{cast, take};
@@ -11,19 +10,18 @@ use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::Expr;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::{DataFrame, SessionContext};
-use futures::future::try_join_all;
-use futures::{Stream, stream, try_join};
+use futures::{Stream, stream};
 
 use super::cursor::{Cursor, Twice};
 use super::in_order::InOrder;
-use super::keys::{KeyIndex, Keys, NOBODY};
-use super::population;
+use super::inputs::Inputs;
+use super::keys::{Keys, NOBODY};
 use super::read::{Read, Reader, Scan, keys_of, settle};
 use super::recipe::Recipe;
 use super::scatter::{Ranges, Scattering};
 use super::shard::{Excess, Export, Shard};
 use super::source::{Share, Source};
-use super::state::{Night, States};
+use super::state::States;
 use super::written::Writing;
 use crate::features::bench;
 use crate::features::part::PartColumn;
@@ -130,58 +128,13 @@ impl Fusion<'_> {
             states: self.states.as_ref().filter(|_| self.matrices.len() == 1),
             names: &first.names,
             key_type: &self.key_type,
+            runtime: Arc::clone(state.runtime_env()),
+            batch: state.config().batch_size(),
         };
         let found = Source::of(&recipes, self.states.is_some())?;
-        let runtime = state.runtime_env();
-        let read = |source: &Source, night: Option<Night>, how: &Scattering| {
-            let (source, matrix, how) = (source.clone(), matrix_of[source.newest], how.clone());
-            let reader = &reader;
-            async move { reader.read(source, night, matrix, &how).await }
-        };
-        let entity = found.iter().position(|source| match self.matrices.as_slice() {
-            [one] => reader.reads_all(source) && source.has_keys_of(one.population.logical_plan()),
-            _ => false,
-        });
-        let known = async {
-            let rows = match entity.map(|at| &found[at]) {
-                Some(source) => reader.at_once(source, matrix_of[source.newest], runtime).await?,
-                None => None,
-            };
-            let populations = match &rows {
-                Some(rows) => vec![population::keys_of(rows, &self.key_type)?],
-                None => self.populations().await?,
-            };
-            let keys = population::union(&populations)?;
-            let how = Scattering {
-                index: Arc::new(KeyIndex::new(&keys)?),
-                ranges: Ranges::new(keys.len(), 2 * state.config().batch_size()),
-                keys,
-                buckets: None,
-                runtime: Arc::clone(runtime),
-                keep_strangers: false,
-            };
-            // What no states stand in for is read while those of others come.
-            let (mut early, mut rows) = (Vec::new(), rows);
-            for (at, source) in found.iter().enumerate() {
-                early.push(match rows.take_if(|_| entity == Some(at)) {
-                    Some(rows) => Some((source.clone(), None, reader.scattered(source, rows, &how).await?)),
-                    None if reader.reads_all(source) => Some(read(source, None, &how).await?),
-                    None => None,
-                });
-            }
-            Ok((populations, how, early))
-        };
-        let standing_in = try_join_all(found.iter().map(|source| reader.night(source, runtime)));
-        let ((populations, how, early), standing_in) = try_join!(known, standing_in)?;
-        let (mut sources, mut nights) = (Vec::new(), Vec::new());
-        for ((source, night), early) in found.iter().zip(standing_in).zip(early) {
-            let (source, night, rows) = match early {
-                Some(read) => read,
-                None => read(source, night, &how).await?,
-            };
-            sources.push(Read { source, rows, targets: night.as_ref().map_or(Vec::new(), |n| n.targets.clone()) });
-            nights.push(night);
-        }
+        let populations: Vec<DataFrame> = self.matrices.iter().map(|matrix| matrix.population.clone()).collect();
+        let inputs = Inputs::read(&reader, found, &populations, &matrix_of).await?;
+        let Inputs { populations, how, mut sources, mut nights } = inputs;
         let Scattering { keys, index, .. } = how.clone();
         let (ranges, strangers) = settle(&mut sources, &mut nights, &how)?;
         let mut writing = Vec::new();
@@ -212,19 +165,6 @@ impl Fusion<'_> {
         drop((index, how));
         let pass = Pass { keys, ranges, strangers, sources, members, matrix_of, selects };
         Ok(rows(Arc::new(pass), outputs, writing, threads))
-    }
-}
-
-impl Fusion<'_> {
-    /// The keys of each matrix.
-    async fn populations(&self) -> Result<Vec<Keys>> {
-        let began = Instant::now();
-        let mut populations = Vec::new();
-        for matrix in &self.matrices {
-            populations.push(population::keys(matrix.population.clone(), &self.key_type).await?);
-        }
-        tracing::debug!(seconds = began.elapsed().as_secs_f64(), "populations were read");
-        Ok(populations)
     }
 }
 

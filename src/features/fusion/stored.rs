@@ -2,28 +2,91 @@
 
 use std::ops::Range;
 
+use arrow::array::{ArrayRef, UInt32Array};
+use arrow::compute::take;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
+use rayon::prelude::*;
 
 use super::keys::{KeyIndex, NOBODY};
 use super::scatter::Scattering;
-use super::state::{Column, StoredBlock};
+use super::state::{Asking, Column, StoredBlock};
 use crate::Result;
 
 /// Written states of one block of days.
 pub(super) struct Stored {
-    pub bucket: usize,
-    pub block: StoredBlock,
-    /// The places of the keys among the population.
-    pub places: Vec<u32>,
+    bucket: usize,
+    block: StoredBlock,
+    /// The places of the keys among the population, then in their ranges.
+    places: Vec<u32>,
+    /// Whether some keys are those of strangers.
+    pub has_strangers: bool,
+}
+
+impl Stored {
+    /// Finds the keys of a block among the population's.
+    pub fn new(bucket: usize, block: StoredBlock, index: &KeyIndex) -> Result<Self> {
+        let places = index.places(block.keys())?;
+        let has_strangers = places.contains(&NOBODY);
+        Ok(Stored { bucket, block, places, has_strangers })
+    }
+
+    /// The keys that the population does not have.
+    pub fn strangers(&self) -> Result<ArrayRef> {
+        let rows = self.places.iter().enumerate().filter(|(_, place)| **place == NOBODY).map(|(row, _)| row as u32);
+        Ok(take(self.block.keys(), &rows.collect::<UInt32Array>(), None)?)
+    }
+
+    /// Gives strangers their places, and says which rows are of which range.
+    fn settle(&mut self, how: &Scattering, strangers: Option<&KeyIndex>) -> Result<Vec<(usize, Range<usize>)>> {
+        if let Some(strangers) = strangers.filter(|_| self.has_strangers) {
+            let first = how.ranges.first_stranger() as u32;
+            for (place, stranger) in self.places.iter_mut().zip(strangers.places(self.block.keys())?) {
+                if *place == NOBODY && stranger != NOBODY {
+                    *place = first + stranger;
+                }
+            }
+        }
+        // Keys ascend, and so do places, mostly: rows end where the next range begins.
+        let mut pieces: Vec<(usize, Range<usize>)> = Vec::new();
+        let mut begin = 0;
+        for (row, place) in self.places.iter_mut().enumerate().filter(|(_, place)| **place != NOBODY) {
+            let (range, local) = how.ranges.place(*place);
+            match pieces.last_mut() {
+                Some((last, _)) if *last == range => {}
+                last => {
+                    if let Some((_, rows)) = last {
+                        rows.end = row;
+                        begin = row;
+                    }
+                    pieces.push((range, begin..row));
+                }
+            }
+            *place = local;
+        }
+        if let Some((_, rows)) = pieces.last_mut() {
+            rows.end = self.places.len();
+        }
+        for who in [Asking::Population, Asking::Strangers] {
+            let own = pieces.iter().filter(|(range, _)| asking(*range, how.ranges.of_population()) == who);
+            self.block.ask(who, own.map(|(_, rows)| rows.clone()).collect());
+        }
+        Ok(pieces)
+    }
+}
+
+/// Whose range it is.
+fn asking(range: usize, of_population: usize) -> Asking {
+    if range < of_population { Asking::Population } else { Asking::Strangers }
 }
 
 /// The written states of one source.
 #[derive(Default)]
 pub(super) struct StoredStates {
-    /// The places are those in the ranges.
     blocks: Vec<Stored>,
     /// For every range the rows of blocks, block by block.
     ranges: Vec<Vec<(usize, Range<usize>)>>,
+    /// How many ranges the population has.
+    of_population: usize,
     /// Held until the states are gone.
     _memory: Option<MemoryReservation>,
 }
@@ -39,56 +102,36 @@ pub(super) struct StateRows {
 impl StoredStates {
     /// Finds the ranges of blocks; `strangers` has the place of those that `how` does not know. What memory has no room for goes
     /// to disk.
-    pub fn new(blocks: Vec<Stored>, how: &Scattering, strangers: Option<&KeyIndex>) -> Result<Self> {
+    pub fn new(mut blocks: Vec<Stored>, how: &Scattering, strangers: Option<&KeyIndex>) -> Result<Self> {
         let memory = MemoryConsumer::new("states of past days").register(&how.runtime.memory_pool);
-        let mut states = StoredStates { blocks, ranges: vec![Vec::new(); how.ranges.count()], _memory: None };
-        for (at, Stored { block, places, .. }) in states.blocks.iter_mut().enumerate() {
+        for Stored { block, .. } in &mut blocks {
             if memory.try_grow(block.memory()).is_err() {
                 block.spill(&how.runtime.disk_manager)?;
             }
-            if let Some(strangers) = strangers.filter(|_| places.contains(&NOBODY)) {
-                let first = how.ranges.first_stranger() as u32;
-                for (place, stranger) in places.iter_mut().zip(strangers.places(block.keys())?) {
-                    if *place == NOBODY && stranger != NOBODY {
-                        *place = first + stranger;
-                    }
-                }
-            }
-            // Keys ascend, and so do places, mostly: rows end where the next range begins.
-            let mut put = |range: Option<usize>, rows: Range<usize>| {
-                if let Some(own) = range.and_then(|range| states.ranges.get_mut(range)) {
-                    own.push((at, rows));
-                }
-            };
-            let (mut begin, mut current) = (0, None);
-            for (row, place) in places.iter_mut().enumerate().filter(|(_, place)| **place != NOBODY) {
-                let (range, local) = how.ranges.place(*place);
-                if current.is_some_and(|current| current != range) {
-                    put(current, begin..row);
-                    begin = row;
-                }
-                current = Some(range);
-                *place = local;
-            }
-            put(current, begin..places.len());
         }
-        Ok(StoredStates { _memory: Some(memory), ..states })
+        let pieces = blocks.par_iter_mut().map(|block| block.settle(how, strangers)).collect::<Result<Vec<_>>>()?;
+        let mut ranges = vec![Vec::new(); how.ranges.count()];
+        for (block, pieces) in pieces.into_iter().enumerate() {
+            pieces.into_iter().for_each(|(range, rows)| ranges[range].push((block, rows)));
+        }
+        Ok(StoredStates { blocks, ranges, of_population: how.ranges.of_population(), _memory: Some(memory) })
     }
 
     /// The states of a range, which is asked for once.
     pub fn of_range(&self, range: usize) -> Result<Vec<StateRows>> {
+        let who = asking(range, self.of_population);
         let pieces = self.ranges.get(range).map_or(&[][..], Vec::as_slice);
         // What another thread is unpacking is taken last, so as not to go through all blocks in its wake.
         let mut taken = Vec::with_capacity(pieces.len());
         for (block, rows) in pieces {
-            taken.push(self.blocks[*block].block.try_take(rows.clone())?);
+            taken.push(self.blocks[*block].block.try_take(who, rows.clone())?);
         }
         let mut found = Vec::new();
         for ((block, rows), taken) in pieces.iter().zip(taken) {
-            let Stored { bucket, block, places } = &self.blocks[*block];
+            let Stored { bucket, block, places, .. } = &self.blocks[*block];
             let taken = match taken {
                 Some(taken) => taken,
-                None => block.take(rows.clone())?,
+                None => block.take(who, rows.clone())?,
             };
             let mut customers = &places[rows.clone()];
             for columns in taken {

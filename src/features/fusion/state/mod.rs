@@ -37,7 +37,7 @@ pub use manifest::{BlockState, GroupState, Manifest, StateFile};
 use manifest::{Newest, Retired, SeenObject, TableState};
 use night::{Grouped, TableNight};
 pub(super) use night::{Night, Target};
-pub(super) use stored_block::StoredBlock;
+pub(super) use stored_block::{Asking, StoredBlock};
 
 use super::source::Source;
 use crate::lake::{InputObject, Lake, PutOutcome, Store, TableObjects};

@@ -31,7 +31,31 @@ pub struct StoredBlock {
     columns: Vec<usize>,
     forms: Vec<Form>,
     places: Vec<usize>,
+    passes: [Pass; 2],
+}
+
+/// Who asks for rows: customers of the population, then the others, whose rows lie between theirs and who come last. Each go through
+/// the block by themselves, so that nothing is held for the others in the meantime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asking {
+    Population,
+    Strangers,
+}
+
+/// The rows that are asked for once each, ascending, and how far they are unpacked.
+#[derive(Default)]
+struct Pass {
+    asked: Vec<Range<usize>>,
     unpacked: Mutex<Unpacked>,
+}
+
+impl Pass {
+    /// How many of some rows are asked for.
+    fn asked_of(&self, rows: &Range<usize>) -> usize {
+        let first = self.asked.partition_point(|asked| asked.end <= rows.start);
+        let some = self.asked[first..].iter().take_while(|asked| asked.start < rows.end);
+        some.map(|asked| asked.end.min(rows.end) - asked.start.max(rows.start)).sum()
+    }
 }
 
 /// What was unpacked and is not taken yet.
@@ -48,7 +72,7 @@ struct Unpacked {
 struct Held {
     rows: Range<usize>,
     columns: Vec<Column>,
-    /// How many of them nobody has taken.
+    /// How many of them are asked for and not taken yet.
     left: usize,
 }
 
@@ -96,8 +120,9 @@ impl StoredBlock {
         let places = states.iter().map(|place| columns.partition_point(|column| column < place)).collect();
         let forms = columns.iter().map(|column| forms[*column].clone()).collect();
         let keys = reader(&file, &metadata, &[*key], rows as usize).and_then(all).map_err(|e| said(&e))?;
-        let unpacked = Mutex::default();
-        Ok(StoredBlock { url, keys, file, metadata, columns, forms, places, unpacked })
+        let everything = Pass { asked: std::iter::once(0..keys.len()).collect(), ..Pass::default() };
+        let passes = [everything, Pass::default()];
+        Ok(StoredBlock { url, keys, file, metadata, columns, forms, places, passes })
     }
 
     /// The keys, in the order of the rows.
@@ -115,25 +140,37 @@ impl StoredBlock {
         self.file.spill(disk)
     }
 
-    /// The states of some rows, in pieces; every row is taken once. Rows of earlier ranges are best taken first: those that are
-    /// passed over are held until they are.
-    pub fn take(&self, rows: Range<usize>) -> Result<Vec<Vec<Column>>> {
-        self.take_from(self.unpacked.lock().unwrap_or_else(PoisonError::into_inner), rows)
+    /// Says which rows will be asked for: all of them by the population, as long as nothing is said.
+    pub fn ask(&mut self, who: Asking, rows: Vec<Range<usize>>) {
+        self.passes[who as usize].asked = rows;
+    }
+
+    /// The states of some rows, in pieces; every row that is asked for is taken once. Rows of earlier ranges are best taken first:
+    /// those that are passed over are held until they are.
+    pub fn take(&self, who: Asking, rows: Range<usize>) -> Result<Vec<Vec<Column>>> {
+        let pass = &self.passes[who as usize];
+        self.take_from(pass, pass.unpacked.lock().unwrap_or_else(PoisonError::into_inner), rows)
     }
 
     /// The same, unless another thread is unpacking some.
-    pub fn try_take(&self, rows: Range<usize>) -> Result<Option<Vec<Vec<Column>>>> {
-        match self.unpacked.try_lock() {
-            Ok(unpacked) => self.take_from(unpacked, rows).map(Some),
-            Err(TryLockError::Poisoned(broken)) => self.take_from(broken.into_inner(), rows).map(Some),
+    pub fn try_take(&self, who: Asking, rows: Range<usize>) -> Result<Option<Vec<Vec<Column>>>> {
+        let pass = &self.passes[who as usize];
+        match pass.unpacked.try_lock() {
+            Ok(unpacked) => self.take_from(pass, unpacked, rows).map(Some),
+            Err(TryLockError::Poisoned(broken)) => self.take_from(pass, broken.into_inner(), rows).map(Some),
             Err(TryLockError::WouldBlock) => Ok(None),
         }
     }
 
-    fn take_from(&self, mut unpacked: MutexGuard<'_, Unpacked>, rows: Range<usize>) -> Result<Vec<Vec<Column>>> {
+    fn take_from(
+        &self,
+        pass: &Pass,
+        mut unpacked: MutexGuard<'_, Unpacked>,
+        rows: Range<usize>,
+    ) -> Result<Vec<Vec<Column>>> {
         while unpacked.rows < rows.end {
             let failed = |e: Error| Error::infra(format!("`{}` cannot be unpacked", self.url)).because(e);
-            self.unpack(&mut unpacked).map_err(failed)?;
+            self.unpack(pass, &mut unpacked).map_err(failed)?;
         }
         let mut taken = Vec::new();
         for held in &mut unpacked.held {
@@ -149,24 +186,28 @@ impl StoredBlock {
     }
 
     /// Unpacks some rows more.
-    fn unpack(&self, unpacked: &mut Unpacked) -> Result<()> {
+    fn unpack(&self, pass: &Pass, unpacked: &mut Unpacked) -> Result<()> {
         let reader = match &mut unpacked.reader {
             Some(reader) => reader,
             None => unpacked.reader.insert(reader(&self.file, &self.metadata, &self.columns, PAGE_ROWS)?),
         };
         let batch = reader.next().ok_or_else(|| Error::infra("it ends before its last row"))??;
+        let rows = unpacked.rows..unpacked.rows + batch.num_rows();
+        unpacked.rows = rows.end;
+        let left = pass.asked_of(&rows);
+        if left == 0 {
+            return Ok(());
+        }
         let read = batch.columns().iter().zip(&self.forms).map(|(column, form)| form.unpacked(column));
         let read = read.collect::<Result<Vec<_>>>()?;
         let columns = self.places.iter().map(|place| read[*place].clone()).collect();
-        let rows = unpacked.rows..unpacked.rows + batch.num_rows();
-        unpacked.rows = rows.end;
-        unpacked.held.push_back(Held { rows, columns, left: batch.num_rows() });
+        unpacked.held.push_back(Held { rows, columns, left });
         Ok(())
     }
 
     /// Unpacks everything, to see whether it can be.
     pub fn check(self) -> std::result::Result<(), String> {
-        self.take(0..self.keys.len()).map(drop).map_err(|e| e.to_string())
+        self.take(Asking::Population, 0..self.keys.len()).map(drop).map_err(|e| e.to_string())
     }
 }
 
@@ -229,7 +270,7 @@ mod tests {
             // The second range before the first.
             for rows in [5000..PAGE_ROWS * 2, 0..5000, PAGE_ROWS * 2..ROWS] {
                 let mut next = rows.start;
-                for columns in block.take(rows.clone()).unwrap() {
+                for columns in block.take(Asking::Population, rows.clone()).unwrap() {
                     let numbers = columns[0].array.as_primitive::<Int64Type>();
                     let halves = columns[1].array.as_primitive::<Float64Type>();
                     assert_eq!(columns[1].array.as_ref(), columns[2].array.as_ref());
@@ -240,9 +281,34 @@ mod tests {
                 }
                 assert_eq!(next, rows.end);
             }
-            assert!(block.unpacked.lock().unwrap().held.is_empty(), "what was taken is held no more");
-            assert!(block.take(ROWS..ROWS + 1).is_err());
+            assert_eq!(held(&block, Asking::Population), 0, "what was taken is held no more");
+            assert!(block.take(Asking::Population, ROWS..ROWS + 1).is_err());
         }
+    }
+
+    fn held(block: &StoredBlock, who: Asking) -> usize {
+        block.passes[who as usize].unpacked.lock().unwrap().held.len()
+    }
+
+    #[test]
+    fn nothing_is_held_for_strangers_until_they_come() {
+        let mut block = block(None).unwrap();
+        // A stranger in the middle of each page but the last one.
+        let strange = |page: usize| page * PAGE_ROWS + 7..page * PAGE_ROWS + 8;
+        let known = |page: usize| [page * PAGE_ROWS..strange(page).start, strange(page).end..(page + 1) * PAGE_ROWS];
+        block.ask(Asking::Population, (0..3).flat_map(known).collect());
+        block.ask(Asking::Strangers, (0..3).map(strange).collect());
+        for rows in (0..3).flat_map(known) {
+            let taken = block.take(Asking::Population, rows.clone()).unwrap();
+            assert_eq!(taken.iter().map(|columns| columns[0].array.len()).sum::<usize>(), rows.len());
+            assert!(held(&block, Asking::Population) <= 1);
+        }
+        assert_eq!(held(&block, Asking::Population), 0);
+        for rows in (0..3).map(strange) {
+            let taken = block.take(Asking::Strangers, rows.clone()).unwrap();
+            assert_eq!(taken[0][0].array.as_primitive::<Int64Type>().values(), &[rows.start as i64]);
+        }
+        assert_eq!(held(&block, Asking::Strangers), 0);
     }
 
     #[test]
