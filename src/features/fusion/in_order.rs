@@ -8,8 +8,8 @@ use tokio::sync::mpsc::{Receiver, channel};
 
 use crate::{Error, Result};
 
-/// Results in order. A thread goes from one piece to the next without being woken for it, and waits only where as many results as
-/// there are threads have not been taken. The threads stop where this is dropped.
+/// Results in order. A thread goes from one piece to the next without being woken for it, and waits only where nobody takes what is
+/// there. The threads stop where this is dropped.
 pub(super) struct InOrder<T> {
     next: usize,
     count: usize,
@@ -21,7 +21,7 @@ pub(super) struct InOrder<T> {
 impl<T: Send + 'static> InOrder<T> {
     /// Starts `work(0)`, `work(1)`, … up to `count` on so many threads.
     pub fn start(count: usize, threads: usize, work: impl Fn(usize) -> T + Send + Sync + 'static) -> Self {
-        let (sender, results) = channel(threads.max(1));
+        let (sender, results) = channel(1);
         let (work, taken) = (Arc::new(work), Arc::new(AtomicUsize::new(0)));
         for _ in 0..threads.max(1) {
             let (sender, work, taken) = (sender.clone(), Arc::clone(&work), Arc::clone(&taken));
