@@ -30,7 +30,7 @@ fn replace(function: &mut Function) {
     let name = name.value.to_lowercase();
     let Some((_, exact, most)) = EXACT.iter().find(|(approximate, ..)| *approximate == name) else { return };
     if *exact == "count" && function.over.is_some() {
-        // Distinct values of a moving frame are counted by no engine.
+        // DataFusion counts no distinct values of a moving frame.
         return;
     }
     let FunctionArguments::List(FunctionArgumentList { duplicate_treatment, args, .. }) = &mut function.args else {
