@@ -22,7 +22,7 @@ const KEY: &str = "key";
 /// Where a file says what its columns are.
 pub(super) const ABOUT: &str = "tenure.columns";
 const ROW_GROUP_ROWS: usize = 1 << 20;
-/// The rows of a page, and those that are unpacked at a time: they stay in the cache, and their memory is used again.
+/// The rows of a page.
 pub(super) const PAGE_ROWS: usize = 4 * 1024;
 
 /// The states of a block until they are written.
@@ -49,7 +49,7 @@ impl BlockWriter {
     /// Appends states.
     pub fn add(&mut self, keys: ArrayRef, states: &[ArrayRef]) -> Result<()> {
         let columns: Vec<ArrayRef> = std::iter::once(keys).chain(states.iter().cloned()).collect();
-        self.batches.push(RecordBatch::try_new(schema(&columns), columns)?);
+        self.batches.push(RecordBatch::try_new(schema(&columns, |_| true), columns)?);
         Ok(())
     }
 
@@ -65,7 +65,8 @@ impl BlockWriter {
         let (places, columns) = different(whole.columns());
         let written = columns.into_iter().map(Form::of).collect::<Result<Vec<_>>>()?;
         let (forms, columns): (Vec<Form>, Vec<ArrayRef>) = written.into_iter().unzip();
-        let schema = schema(&columns);
+        // A column without NULL needs no bits that say so.
+        let schema = schema(&columns, |column| column.null_count() > 0);
         let properties = properties(&columns, &schema, &About { places, forms })?;
         let mut writer = ArrowWriter::try_new(&mut bytes, Arc::clone(&schema), Some(properties))?;
         writer.write(&RecordBatch::try_new(schema, columns)?)?;
@@ -107,9 +108,9 @@ pub struct Layout {
     pub states: usize,
 }
 
-fn schema(columns: &[ArrayRef]) -> SchemaRef {
+fn schema(columns: &[ArrayRef], nullable: impl Fn(&ArrayRef) -> bool) -> SchemaRef {
     let name = |i: usize| if i == 0 { KEY.to_owned() } else { format!("s{i}") };
-    let field = |(i, column): (usize, &ArrayRef)| Field::new(name(i), column.data_type().clone(), i > 0);
+    let field = |(i, column): (usize, &ArrayRef)| Field::new(name(i), column.data_type().clone(), i > 0 && nullable(column));
     Arc::new(Schema::new(columns.iter().enumerate().map(field).collect::<Vec<_>>()))
 }
 

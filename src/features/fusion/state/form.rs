@@ -19,6 +19,10 @@ use crate::{Error, Result};
 
 /// What amounts are multiplied by, to be whole.
 const DIVISORS: [i64; 4] = [1, 10, 100, 1000];
+/// What is left of sums of amounts when they are rounded is few of so small parts of 1.
+const PARTS: [i64; 5] = [1 << 50, 1 << 53, 1 << 56, 1 << 59, 1 << 62];
+/// Sums of amounts lie so few doubles beside the amount that they stand for, as powers of 2.
+const BESIDE_BITS: u32 = 4;
 /// Whole numbers below are doubles.
 const EXACT: f64 = (1u64 << 53) as f64;
 /// A set of so many values is a whole number, a bit for each.
@@ -32,6 +36,8 @@ pub(super) enum Form {
     /// Whole numbers, which become the doubles of the column when they are divided by this: amounts of money are few of its
     /// smallest coins.
     Divided(i64),
+    /// The same, and in the lowest bits how many doubles further the one of the column is.
+    Beside(i64),
     /// A bit for each of these values: the lists of a column have each at most once, and in no order that matters.
     Bits(#[serde(serialize_with = "write_array", deserialize_with = "read_array")] ArrayRef),
 }
@@ -60,7 +66,7 @@ impl Form {
     /// The best form of a column, and what is written of it.
     pub fn of(column: ArrayRef) -> Result<(Form, ArrayRef)> {
         let found = match column.data_type() {
-            DataType::Float64 => divided(&column),
+            DataType::Float64 => whole(&column),
             DataType::List(_) => bits(&column)?,
             _ => None,
         };
@@ -68,16 +74,12 @@ impl Form {
     }
 
     /// The column that was written.
-    pub fn unpacked(&self, column: &ArrayRef) -> Result<Column> {
-        let same = || Column { array: Arc::clone(column), values: None };
+    pub fn unpacked(&self, column: ArrayRef) -> Result<Column> {
         Ok(match self {
-            Form::Same => same(),
-            Form::Divided(by) => {
-                let wrong = || Error::infra(format!("`{}` is no whole number", column.data_type()));
-                let whole = column.as_primitive_opt::<Int64Type>().ok_or_else(wrong)?;
-                Column { array: Arc::new(whole.unary::<_, Float64Type>(|x| quotient(x, *by))), values: None }
-            }
-            Form::Bits(values) => Column { values: Some(Arc::clone(values)), ..same() },
+            Form::Same => Column { array: column, values: None },
+            Form::Divided(by) => doubles(column, |x| quotient(x, *by))?,
+            Form::Beside(by) => doubles(column, |x| beside(x, *by))?,
+            Form::Bits(values) => Column { array: column, values: Some(Arc::clone(values)) },
         })
     }
 }
@@ -86,18 +88,42 @@ fn quotient(whole: i64, by: i64) -> f64 {
     whole as f64 / by as f64
 }
 
+fn beside(code: i64, by: i64) -> f64 {
+    let further = (code & ((1 << BESIDE_BITS) - 1)) - (1 << (BESIDE_BITS - 1));
+    f64::from_bits(quotient(code >> BESIDE_BITS, by).to_bits().wrapping_add(further as u64))
+}
+
+/// The doubles that whole numbers stand for.
+fn doubles(column: ArrayRef, double: impl Fn(i64) -> f64) -> Result<Column> {
+    let wrong = || Error::infra(format!("`{}` is no whole number", column.data_type()));
+    let whole = column.as_primitive_opt::<Int64Type>().ok_or_else(wrong)?;
+    Ok(Column { array: Arc::new(whole.unary::<_, Float64Type>(double)), values: None })
+}
+
 /// Whole numbers in place of doubles, where every one comes back to the last bit.
-fn divided(column: &ArrayRef) -> Option<(Form, ArrayRef)> {
+fn whole(column: &ArrayRef) -> Option<(Form, ArrayRef)> {
     let doubles = column.as_primitive_opt::<Float64Type>()?;
-    DIVISORS.into_iter().find_map(|by| {
-        let whole = |x: f64| {
-            let whole = (x * by as f64).round();
-            let comes_back = whole.abs() < EXACT && quotient(whole as i64, by).to_bits() == x.to_bits();
-            comes_back.then_some(whole as i64).ok_or(())
+    let all = |whole: &dyn Fn(f64) -> Option<i64>| {
+        let whole = doubles.try_unary::<_, Int64Type, _>(|x| whole(x).ok_or(())).ok()?;
+        Some(Arc::new(whole) as ArrayRef)
+    };
+    let rounded = |x: f64, by: i64| Some((x * by as f64).round()).filter(|x| x.abs() < EXACT).map(|x| x as i64);
+    let divided = |by: i64| {
+        let found = all(&|x| rounded(x, by).filter(|whole| quotient(*whole, by).to_bits() == x.to_bits()))?;
+        Some((Form::Divided(by), found))
+    };
+    let near = |by: i64| {
+        let code = |x: f64| {
+            let whole = rounded(x, by)?;
+            let further = (x.to_bits().wrapping_sub(quotient(whole, by).to_bits()) as i64)
+                .checked_add(1 << (BESIDE_BITS - 1))
+                .filter(|further| (0..1 << BESIDE_BITS).contains(further))?;
+            Some((whole << BESIDE_BITS) + further)
         };
-        let whole = doubles.try_unary::<_, Int64Type, _>(whole).ok()?;
-        Some((Form::Divided(by), Arc::new(whole) as ArrayRef))
-    })
+        Some((Form::Beside(by), all(&code)?))
+    };
+    let amounts = DIVISORS.into_iter().find_map(divided);
+    amounts.or_else(|| DIVISORS.into_iter().find_map(near)).or_else(|| PARTS.into_iter().find_map(divided))
 }
 
 /// A bit per value in place of lists, where these have few different ones, and none of them twice.
@@ -182,7 +208,7 @@ mod tests {
     fn back(column: &ArrayRef) -> (Form, Column) {
         let (form, written) = Form::of(Arc::clone(column)).unwrap();
         let read: Form = serde_json::from_str(&serde_json::to_string(&form).unwrap()).unwrap();
-        let unpacked = read.unpacked(&written).unwrap();
+        let unpacked = read.unpacked(written).unwrap();
         (form, unpacked)
     }
 

@@ -11,11 +11,13 @@
 //! never what it is.
 
 mod block_file;
+mod columns;
 mod days;
 mod form;
 mod manifest;
 mod night;
 mod packed;
+mod page;
 mod stored_block;
 
 use std::collections::BTreeMap;
@@ -36,6 +38,7 @@ pub(super) use form::{Column, lists_of_bits, ones};
 pub use manifest::{BlockState, GroupState, Manifest, StateFile};
 use manifest::{Newest, Retired, SeenObject, TableState};
 use night::{Grouped, TableNight};
+use packed::Packed;
 pub(super) use night::{Night, Target};
 pub(super) use stored_block::{Asking, StoredBlock};
 
@@ -314,11 +317,11 @@ impl States {
             let fetched = if here.is_some() { None } else { self.store.find(&file.path).await? };
             let (own, layout) = (url.clone(), layout.clone());
             let open = move || {
-                let bytes = match here {
-                    Some(path) => std::fs::read(path).map(Into::into).map_err(|e| e.to_string())?,
-                    None => fetched.ok_or_else(|| "it is gone".to_owned())?,
+                let packed = match here {
+                    Some(path) => Packed::map(&path).map_err(|e| e.to_string())?,
+                    None => fetched.map(Packed::Here).ok_or_else(|| "it is gone".to_owned())?,
                 };
-                StoredBlock::open(own, bytes, &state, layout.as_ref())
+                StoredBlock::open(own, packed, &state, layout.as_ref())
             };
             let _turn = decoders.acquire().await.map_err(|e| Error::infra("no decoder is left").because(e))?;
             let opened =

@@ -8,18 +8,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchReader};
 use arrow::compute::concat_batches;
 use arrow::error::ArrowError;
-use bytes::Bytes;
 use datafusion::execution::disk_manager::DiskManager;
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
-};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader};
 
-use super::block_file::{ABOUT, About, Layout, PAGE_ROWS};
+use super::block_file::{ABOUT, About, Layout};
+use super::columns::{Columns, reader};
 use super::form::{Column, Form};
 use super::manifest::BlockState;
 use super::packed::Packed;
 use crate::{Error, Result};
+
+/// So many rows are unpacked together at least.
+const FEWEST_ROWS: usize = 256;
 
 /// The states of a block, whose bytes are those that were written.
 pub struct StoredBlock {
@@ -62,7 +62,7 @@ impl Pass {
 #[derive(Default)]
 struct Unpacked {
     /// `None` before the first row is asked for.
-    reader: Option<ParquetRecordBatchReader>,
+    columns: Option<Columns>,
     /// How many rows were unpacked.
     rows: usize,
     held: VecDeque<Held>,
@@ -83,20 +83,19 @@ impl std::fmt::Debug for StoredBlock {
 }
 
 impl StoredBlock {
-    /// The states in a file's bytes; an error says what is wrong with them. Without a layout any columns are right.
+    /// The states in a file, which is in memory; an error says what is wrong with them. Without a layout any columns are right.
     pub fn open(
         url: String,
-        bytes: Bytes,
+        packed: Packed,
         state: &BlockState,
         layout: Option<&Layout>,
     ) -> std::result::Result<Self, String> {
         let said = |e: &dyn std::fmt::Display| e.to_string();
         let Some(file) = &state.file else { return Err("it has no file".to_owned()) };
-        if bytes.len() as u64 != file.bytes || crc32c::crc32c(&bytes) != file.crc32c {
+        if !packed.bytes().is_some_and(|bytes| bytes.len() as u64 == file.bytes && crc32c::crc32c(bytes) == file.crc32c) {
             return Err("its bytes are not those that were written".to_owned());
         }
-        let file = Packed::Here(bytes);
-        let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|e| said(&e))?;
+        let metadata = ArrowReaderMetadata::load(&packed, ArrowReaderOptions::new()).map_err(|e| said(&e))?;
         let about = metadata.metadata().file_metadata();
         let rows = about.num_rows();
         if u64::try_from(rows) != Ok(state.rows) {
@@ -119,10 +118,10 @@ impl StoredBlock {
         columns.dedup();
         let places = states.iter().map(|place| columns.partition_point(|column| column < place)).collect();
         let forms = columns.iter().map(|column| forms[*column].clone()).collect();
-        let keys = reader(&file, &metadata, &[*key], rows as usize).and_then(all).map_err(|e| said(&e))?;
+        let keys = reader(&packed, &metadata, &[*key], rows as usize).and_then(all).map_err(|e| said(&e))?;
         let everything = Pass { asked: std::iter::once(0..keys.len()).collect(), ..Pass::default() };
         let passes = [everything, Pass::default()];
-        Ok(StoredBlock { url, keys, file, metadata, columns, forms, places, passes })
+        Ok(StoredBlock { url, keys, file: packed, metadata, columns, forms, places, passes })
     }
 
     /// The keys, in the order of the rows.
@@ -132,7 +131,7 @@ impl StoredBlock {
 
     /// How many bytes of memory it takes, but for what is unpacked at a time.
     pub fn memory(&self) -> usize {
-        self.file.memory()
+        self.file.bytes().map_or(0, |bytes| bytes.len())
     }
 
     /// Moves its bytes to disk.
@@ -168,9 +167,10 @@ impl StoredBlock {
         mut unpacked: MutexGuard<'_, Unpacked>,
         rows: Range<usize>,
     ) -> Result<Vec<Vec<Column>>> {
-        while unpacked.rows < rows.end {
+        // First what is passed over, which another range may take.
+        for end in [rows.start, rows.end] {
             let failed = |e: Error| Error::infra(format!("`{}` cannot be unpacked", self.url)).because(e);
-            self.unpack(pass, &mut unpacked).map_err(failed)?;
+            self.unpack(pass, &mut unpacked, end).map_err(failed)?;
         }
         let mut taken = Vec::new();
         for held in &mut unpacked.held {
@@ -185,20 +185,24 @@ impl StoredBlock {
         Ok(taken)
     }
 
-    /// Unpacks some rows more.
-    fn unpack(&self, pass: &Pass, unpacked: &mut Unpacked) -> Result<()> {
-        let reader = match &mut unpacked.reader {
-            Some(reader) => reader,
-            None => unpacked.reader.insert(reader(&self.file, &self.metadata, &self.columns, PAGE_ROWS)?),
+    /// Unpacks the rows up to some row.
+    fn unpack(&self, pass: &Pass, unpacked: &mut Unpacked, end: usize) -> Result<()> {
+        if end <= unpacked.rows {
+            return Ok(());
+        }
+        let columns = match &mut unpacked.columns {
+            Some(columns) => columns,
+            None => {
+                unpacked.columns.insert(Columns::new(self.file.clone(), self.metadata.clone(), &self.columns)?)
+            }
         };
-        let batch = reader.next().ok_or_else(|| Error::infra("it ends before its last row"))??;
-        let rows = unpacked.rows..unpacked.rows + batch.num_rows();
+        let rows = unpacked.rows..end.max(self.keys.len().min(unpacked.rows + FEWEST_ROWS));
         unpacked.rows = rows.end;
         let left = pass.asked_of(&rows);
         if left == 0 {
-            return Ok(());
+            return columns.skip(rows.len());
         }
-        let read = batch.columns().iter().zip(&self.forms).map(|(column, form)| form.unpacked(column));
+        let read = columns.read(rows.len())?.into_iter().zip(&self.forms).map(|(column, form)| form.unpacked(column));
         let read = read.collect::<Result<Vec<_>>>()?;
         let columns = self.places.iter().map(|place| read[*place].clone()).collect();
         unpacked.held.push_back(Held { rows, columns, left });
@@ -209,18 +213,6 @@ impl StoredBlock {
     pub fn check(self) -> std::result::Result<(), String> {
         self.take(Asking::Population, 0..self.keys.len()).map(drop).map_err(|e| e.to_string())
     }
-}
-
-/// Some columns, so many rows at a time.
-fn reader(
-    file: &Packed,
-    metadata: &ArrowReaderMetadata,
-    columns: &[usize],
-    rows: usize,
-) -> Result<ParquetRecordBatchReader> {
-    let mask = ProjectionMask::roots(metadata.parquet_schema(), columns.iter().copied());
-    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file.clone(), metadata.clone());
-    Ok(reader.with_projection(mask).with_batch_size(rows).build()?)
 }
 
 /// The one column of all batches.
@@ -236,7 +228,7 @@ mod tests {
     use arrow::datatypes::{DataType, Float64Type, Int64Type};
     use datafusion::execution::disk_manager::DiskManagerBuilder;
 
-    use super::super::block_file::BlockWriter;
+    use super::super::block_file::{BlockWriter, PAGE_ROWS};
     use super::super::days::Block;
     use super::*;
 
@@ -251,8 +243,8 @@ mod tests {
         let halves: ArrayRef = Arc::new(Float64Array::from_iter_values((0..ROWS).map(|row| row as f64 / 2.0)));
         writer.add(Arc::clone(&numbers), &[numbers, Arc::clone(&halves), halves]).unwrap();
         let written = writer.finish("group").unwrap();
-        let bytes = std::fs::read(&written.local).unwrap().into();
-        StoredBlock::open("file:///block".to_owned(), bytes, &written.state, layout)
+        let packed = Packed::map(&written.local).unwrap();
+        StoredBlock::open("file:///block".to_owned(), packed, &written.state, layout)
     }
 
     #[test]

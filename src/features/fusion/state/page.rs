@@ -1,0 +1,280 @@
+//! The numbers of a page, any number of them at a time: what is decoded goes where it is used at once. The pages are those of
+//! columns without NULL, in the encodings that files of states have.
+
+use bytes::Bytes;
+use parquet::basic::Encoding;
+
+use crate::{Error, Result};
+
+/// What is behind the bytes of a page may be looked at, and is not used.
+const PADDING: usize = 16;
+
+/// A number of eight bytes.
+pub(super) trait Number: Copy + Default {
+    fn from_bits(bits: u64) -> Self;
+
+    fn to_bits(self) -> u64;
+}
+
+impl Number for i64 {
+    fn from_bits(bits: u64) -> Self {
+        bits as i64
+    }
+
+    fn to_bits(self) -> u64 {
+        self as u64
+    }
+}
+
+impl Number for f64 {
+    fn from_bits(bits: u64) -> Self {
+        f64::from_bits(bits)
+    }
+
+    fn to_bits(self) -> u64 {
+        f64::to_bits(self)
+    }
+}
+
+/// The numbers of a page that were not read yet.
+pub(super) struct Page {
+    pub left: usize,
+    values: Values,
+}
+
+enum Values {
+    /// Eight bytes each.
+    Plain(Bytes),
+    Deltas(Deltas),
+    /// Places in the dictionary of the column.
+    Places(Places),
+}
+
+impl Page {
+    /// A page with so many numbers.
+    pub fn new(bytes: Bytes, encoding: Encoding, count: usize) -> Result<Self> {
+        let values = match encoding {
+            Encoding::PLAIN => Values::Plain(bytes),
+            Encoding::DELTA_BINARY_PACKED => Values::Deltas(Deltas::new(bytes)?),
+            #[allow(deprecated)]
+            Encoding::RLE_DICTIONARY | Encoding::PLAIN_DICTIONARY => Values::Places(Places::new(bytes)?),
+            other => return Err(Error::infra(format!("numbers of states are not written as {other}"))),
+        };
+        Ok(Page { left: count, values })
+    }
+
+    /// Appends the next numbers, at most as many as are left.
+    pub fn read<N: Number>(&mut self, count: usize, dictionary: &[N], into: &mut Vec<N>) -> Result<()> {
+        let count = count.min(self.left);
+        match &mut self.values {
+            Values::Plain(bytes) => {
+                if bytes.len() < 8 * count {
+                    return Err(broken());
+                }
+                into.extend(plain::<N>(&bytes.split_to(8 * count)));
+            }
+            Values::Deltas(deltas) => deltas.read(count, into)?,
+            Values::Places(places) => places.read(count, dictionary, into)?,
+        }
+        self.left -= count;
+        Ok(())
+    }
+}
+
+/// Numbers of eight bytes each.
+pub(super) fn plain<N: Number>(bytes: &[u8]) -> impl Iterator<Item = N> + '_ {
+    bytes.as_chunks().0.iter().map(|number| N::from_bits(u64::from_le_bytes(*number)))
+}
+
+fn broken() -> Error {
+    Error::infra("a page of numbers is broken")
+}
+
+/// Differences of neighbours, in blocks with a least difference each, and in pieces of these with a width of bits each.
+struct Deltas {
+    bytes: Bytes,
+    at: usize,
+    /// How many pieces a block has, and how many differences a piece.
+    pieces: usize,
+    length: usize,
+    /// The pieces of the block that are left, the least difference of the block, and where the next width stands.
+    left: usize,
+    least: i64,
+    width_at: usize,
+    last: i64,
+    /// What was decoded of a piece and not read, the next one last.
+    ready: Vec<i64>,
+}
+
+impl Deltas {
+    fn new(bytes: Bytes) -> Result<Self> {
+        let mut at = 0;
+        let block = varint(&bytes, &mut at)? as usize;
+        let pieces = varint(&bytes, &mut at)? as usize;
+        let _count = varint(&bytes, &mut at)?;
+        let first = zigzag(varint(&bytes, &mut at)?);
+        let length = block.checked_div(pieces).filter(|length| *length > 0).ok_or_else(broken)?;
+        let ready = vec![first];
+        Ok(Deltas { bytes, at, pieces, length, left: 0, least: 0, width_at: 0, last: first, ready })
+    }
+
+    fn read<N: Number>(&mut self, count: usize, into: &mut Vec<N>) -> Result<()> {
+        let end = into.len() + count;
+        loop {
+            let kept = self.ready.len() - self.ready.len().min(end - into.len());
+            into.extend(self.ready.drain(kept..).rev().map(|number| N::from_bits(number as u64)));
+            match end - into.len() {
+                0 => return Ok(()),
+                missing if missing < self.length => {
+                    let mut ready = std::mem::take(&mut self.ready);
+                    self.piece(&mut ready)?;
+                    ready.reverse();
+                    self.ready = ready;
+                }
+                _ => self.piece(into)?,
+            }
+        }
+    }
+
+    /// Decodes a piece.
+    fn piece<N: Number>(&mut self, into: &mut Vec<N>) -> Result<()> {
+        if self.left == 0 {
+            self.least = zigzag(varint(&self.bytes, &mut self.at)?);
+            (self.left, self.width_at) = (self.pieces, self.at);
+            self.at += self.pieces;
+        }
+        let width = usize::from(*self.bytes.get(self.width_at).ok_or_else(broken)?);
+        let begin = self.at;
+        self.width_at += 1;
+        self.left -= 1;
+        self.at += (self.length * width).div_ceil(8);
+        let from = into.len();
+        unpack(&self.bytes, 8 * begin, width, self.length, into)?;
+        let (mut last, least) = (self.last as u64, self.least as u64);
+        for number in &mut into[from..] {
+            last = last.wrapping_add(number.to_bits().wrapping_add(least));
+            *number = N::from_bits(last);
+        }
+        self.last = last as i64;
+        Ok(())
+    }
+}
+
+/// Places in a dictionary: runs of one place, and runs of packed ones.
+struct Places {
+    bytes: Bytes,
+    at: usize,
+    width: usize,
+    run: Run,
+}
+
+enum Run {
+    Same { place: usize, left: usize },
+    /// Where it begins, and how many are read.
+    Packed { begin: usize, read: usize, count: usize },
+}
+
+impl Places {
+    fn new(bytes: Bytes) -> Result<Self> {
+        let width = usize::from(*bytes.first().ok_or_else(broken)?);
+        if width > 32 {
+            return Err(broken());
+        }
+        Ok(Places { bytes, at: 1, width, run: Run::Same { place: 0, left: 0 } })
+    }
+
+    fn read<N: Number>(&mut self, count: usize, dictionary: &[N], into: &mut Vec<N>) -> Result<()> {
+        let end = into.len() + count;
+        while into.len() < end {
+            let missing = end - into.len();
+            match &mut self.run {
+                Run::Same { left: 0, .. } => self.run = self.next()?,
+                Run::Packed { read, count, .. } if read == count => self.run = self.next()?,
+                Run::Same { place, left } => {
+                    let taken = missing.min(*left);
+                    *left -= taken;
+                    let value = *dictionary.get(*place).ok_or_else(broken)?;
+                    into.resize(into.len() + taken, value);
+                }
+                Run::Packed { begin, read, count } => {
+                    let taken = missing.min(*count - *read);
+                    let from = 8 * *begin + *read * self.width;
+                    *read += taken;
+                    let first = into.len();
+                    unpack(&self.bytes, from, self.width, taken, into)?;
+                    for number in &mut into[first..] {
+                        *number = *dictionary.get(number.to_bits() as usize).ok_or_else(broken)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn next(&mut self) -> Result<Run> {
+        let head = varint(&self.bytes, &mut self.at)?;
+        let begin = self.at;
+        if head & 1 == 1 {
+            let groups = (head >> 1) as usize;
+            self.at += groups * self.width;
+            return Ok(Run::Packed { begin, read: 0, count: 8 * groups });
+        }
+        let length = self.width.div_ceil(8);
+        self.at += length;
+        let place = self.bytes.get(begin..self.at).ok_or_else(broken)?;
+        let place = place.iter().rev().fold(0, |place, byte| place << 8 | usize::from(*byte));
+        Ok(Run::Same { place, left: (head >> 1) as usize })
+    }
+}
+
+/// Appends numbers of so many bits, packed one behind the other from a bit on.
+fn unpack<N: Number>(bytes: &[u8], begin: usize, width: usize, count: usize, into: &mut Vec<N>) -> Result<()> {
+    let (first, end) = (begin / 8, (begin + count * width).div_ceil(8));
+    if width > 64 || bytes.len() < end {
+        return Err(broken());
+    }
+    let padded;
+    let packed = match bytes.get(first..end + PADDING) {
+        Some(packed) => packed,
+        None => {
+            padded = [&bytes[first..end], &[0; PADDING]].concat();
+            &padded
+        }
+    };
+    let mask = u64::MAX.checked_shr(64 - width as u32).unwrap_or(0);
+    let bits = (0..count).map(|i| begin % 8 + i * width);
+    // Eight bytes hold a number of so many bits wherever it begins.
+    if width <= 57 {
+        into.extend(bits.map(|bit| N::from_bits(word(packed, bit / 8) >> (bit % 8) & mask)));
+    } else {
+        into.extend(bits.map(|bit| {
+            let more = word(packed, bit / 8 + 8).checked_shl(64 - (bit % 8) as u32).unwrap_or(0);
+            N::from_bits((word(packed, bit / 8) >> (bit % 8) | more) & mask)
+        }));
+    }
+    Ok(())
+}
+
+#[inline]
+fn word(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..at + 8).and_then(<[u8]>::first_chunk).map_or(0, |word| u64::from_le_bytes(*word))
+}
+
+/// A number of seven bits a byte, the lowest first.
+fn varint(bytes: &[u8], at: &mut usize) -> Result<u64> {
+    let mut number = 0;
+    for shift in (0..64).step_by(7) {
+        let byte = *bytes.get(*at).ok_or_else(broken)?;
+        *at += 1;
+        number |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Ok(number);
+        }
+    }
+    Err(broken())
+}
+
+/// A number whose lowest bit is its sign.
+fn zigzag(number: u64) -> i64 {
+    (number >> 1) as i64 ^ -((number & 1) as i64)
+}
