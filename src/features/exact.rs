@@ -43,8 +43,13 @@ impl ExactSum {
     /// Adds another sum.
     #[inline]
     pub(super) fn merge(&mut self, other: &ExactSum) {
-        // Most sums are of a few numbers, and have no more parts than one: adding 0 to a sum that began with 0 changes nothing.
-        other.parts.into_iter().filter(|part| *part != 0.0).for_each(|part| self.add(part));
+        let [high, middle, low] = other.parts;
+        self.add(high);
+        // Whether the second part is 0 is hard to guess, and adding it changes nothing then: asking would cost more.
+        self.add(middle);
+        if low != 0.0 {
+            self.add(low);
+        }
     }
 
     /// The sum, rounded once; infinite or NaN if a number was, or if the sum left the range of doubles.

@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
+use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
 
 use super::accumulator::{Accumulator, Keeper, Kept, Rows, columns_of, integers, of_type};
@@ -57,12 +58,14 @@ impl FirstNumber {
         let [there, times, array] = columns_of(states)?;
         let times = integers(times)?;
         let numbers = match array.as_primitive_opt::<Float64Type>() {
-            Some(doubles) => doubles.values().iter().map(|x| ordered(*x)).collect(),
-            None => integers(array)?.values().clone(),
+            Some(doubles) => doubles.values().iter().map(|x| ordered(*x)).collect::<Vec<i64>>(),
+            None => integers(array)?.values().to_vec(),
         };
-        Ok(there.as_boolean().values().iter().enumerate().map(move |(row, there)| {
-            let time = times.is_valid(row).then(|| times.value(row));
-            there.then(|| self.place(time, array.is_valid(row).then(|| numbers[row])))
+        let is_there = |nulls: Option<&NullBuffer>, row: usize| nulls.is_none_or(|nulls| nulls.is_valid(row));
+        let rows = there.as_boolean().values().iter().zip(times.values()).zip(numbers).enumerate();
+        Ok(rows.map(move |(row, ((there, time), number))| {
+            let time = is_there(times.nulls(), row).then_some(*time);
+            there.then(|| self.place(time, is_there(array.nulls(), row).then_some(number)))
         }))
     }
 
