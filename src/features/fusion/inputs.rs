@@ -8,9 +8,9 @@ use futures::future::try_join_all;
 use futures::{StreamExt, TryStreamExt, stream, try_join};
 
 use super::keys::{KeyIndex, Keys};
-use super::population;
+use super::population::{self, Partitions};
 use super::read::{Read, Reader};
-use super::scatter::{Ranges, Scattered, Scattering};
+use super::scatter::{Ranges, Scattering};
 use super::source::Source;
 use super::state::Night;
 use crate::Result;
@@ -23,9 +23,6 @@ pub(super) struct Inputs {
     pub nights: Vec<Option<Night>>,
 }
 
-/// A source, what stands in for some of its rows, and the others.
-type Found = (Source, Option<Night>, Scattered);
-
 impl Inputs {
     /// Reads the sources for matrices of these populations; `matrix_of` has the matrix of each file.
     pub async fn read(
@@ -36,32 +33,30 @@ impl Inputs {
     ) -> Result<Inputs> {
         let before = Before { reader, sources: &sources, populations, matrix_of };
         let states = try_join_all(sources.iter().map(|source| reader.night(source)));
-        let ((populations, how, early), nights) = try_join!(before.read(), states)?;
+        let ((populations, how, mut entity), nights) = try_join!(before.read(), states)?;
         // States leave few rows to read. Where there are none yet, a source alone takes the memory that there is.
-        let few = |(night, early): (&Option<Night>, &Option<Found>)| {
-            early.is_some() || night.as_ref().is_some_and(|night| !night.is_slice)
+        let few = |(source, night): (&Source, &Option<Night>)| {
+            reader.reads_all(source) || night.as_ref().is_some_and(|night| !night.is_slice)
         };
-        let at_once = if nights.iter().zip(&early).all(few) { sources.len().max(1) } else { 1 };
-        let rest = sources.iter().zip(nights).zip(early).map(|((source, night), early)| {
-            let how = &how;
+        let few = sources.iter().zip(&nights).all(few) && nights.iter().any(Option::is_some);
+        let at_once = if few { sources.len() } else { 1 };
+        let reads = sources.into_iter().zip(nights).enumerate().map(|(at, (source, night))| {
+            let (how, own) = (&how, entity.take_if(|(entity, _)| *entity == at));
             async move {
-                match early {
-                    Some(found) => Ok(found),
-                    None => reader.read(source.clone(), night, matrix_of[source.newest], how).await,
+                let matrix = matrix_of[source.newest];
+                match own {
+                    Some((_, rows)) => Ok((reader.scattered(source, rows, how).await?, None)),
+                    None => reader.read(source, night, matrix, how).await,
                 }
             }
         });
-        let found: Vec<Found> = stream::iter(rest).buffered(at_once).try_collect().await?;
-        let (mut sources, mut nights) = (Vec::new(), Vec::new());
-        for (source, night, rows) in found {
-            sources.push(Read { source, rows, targets: night.as_ref().map_or(Vec::new(), |n| n.targets.clone()) });
-            nights.push(night);
-        }
+        let found: Vec<(Read, Option<Night>)> = stream::iter(reads).buffered(at_once).try_collect().await?;
+        let (sources, nights) = found.into_iter().unzip();
         Ok(Inputs { populations, how, sources, nights })
     }
 }
 
-/// What is read while states come: the populations, and what no states stand in for.
+/// What is read while states come: the populations, and the rows of the source whose rows are theirs.
 struct Before<'a> {
     reader: &'a Reader<'a>,
     sources: &'a [Source],
@@ -70,16 +65,15 @@ struct Before<'a> {
 }
 
 impl Before<'_> {
-    async fn read(&self) -> Result<(Vec<Keys>, Scattering, Vec<Option<Found>>)> {
+    async fn read(&self) -> Result<(Vec<Keys>, Scattering, Option<(usize, Partitions)>)> {
         let began = Instant::now();
         let Before { reader, sources, .. } = self;
         let entity = sources.iter().position(|source| match self.populations {
             [one] => reader.reads_all(source) && source.has_keys_of(one.logical_plan()),
             _ => false,
         });
-        let matrix = |source: &Source| self.matrix_of[source.newest];
-        let mut rows = match entity.map(|at| &sources[at]) {
-            Some(source) => reader.at_once(source, matrix(source)).await?,
+        let rows = match entity.map(|at| &sources[at]) {
+            Some(source) => reader.at_once(source, self.matrix_of[source.newest]).await?,
             None => None,
         };
         let mut populations = Vec::new();
@@ -99,16 +93,6 @@ impl Before<'_> {
             keep_strangers: false,
         };
         tracing::debug!(seconds = began.elapsed().as_secs_f64(), "populations were read");
-        let mut early = Vec::new();
-        for (at, source) in sources.iter().enumerate() {
-            early.push(match rows.take_if(|_| entity == Some(at)) {
-                Some(rows) => Some((source.clone(), None, reader.scattered(source, rows, &how).await?)),
-                None if reader.reads_all(source) => {
-                    Some(reader.read(source.clone(), None, matrix(source), &how).await?)
-                }
-                None => None,
-            });
-        }
-        Ok((populations, how, early))
+        Ok((populations, how, entity.zip(rows)))
     }
 }

@@ -31,6 +31,8 @@ pub(super) struct Read {
     pub source: Source,
     pub rows: Scattered,
     pub targets: Vec<Target>,
+    /// Written states that stand in for rows; `None` where nothing may.
+    stored: Option<Vec<Stored>>,
 }
 
 /// Makes a scan of a plan, of the matrix at this place.
@@ -69,11 +71,11 @@ impl Reader<'_> {
     /// Reads the rows of a source, or those of the days that have no states. Where these are many, they get states first.
     pub(super) async fn read(
         &self,
-        mut source: Source,
+        source: Source,
         mut night: Option<Night>,
         matrix: usize,
         how: &Scattering,
-    ) -> Result<(Source, Option<Night>, Scattered)> {
+    ) -> Result<(Read, Option<Night>)> {
         let began = Instant::now();
         while let (Some(states), Some(slice)) = (self.states, night.take_if(|night| night.is_slice)) {
             match self.write_slice(source.clone(), slice, matrix, how, states).await {
@@ -83,33 +85,51 @@ impl Reader<'_> {
             }
             night = self.night(&source).await?;
         }
-        let plan = match &night {
-            Some(night) => {
-                source.refine(night.edges.iter().copied())?;
-                night.scan.clone()
+        let read = match &mut night {
+            Some(night) => self.beside_states(source, night, matrix, how).await?,
+            None => {
+                let streams = self.streams(source.plan.clone(), matrix).await?;
+                self.scatter(source, streams, how).await?
             }
-            None => Some(source.plan.clone()),
         };
-        let how = Scattering { keep_strangers: night.is_some(), ..how.clone() };
-        let rows = self.scatter(&source, plan, matrix, &how).await?;
-        tracing::debug!(files = source.shares.len(), seconds = began.elapsed().as_secs_f64(), "a source was read");
-        Ok((source, night, rows))
+        let files = read.source.shares.len();
+        tracing::debug!(files, seconds = began.elapsed().as_secs_f64(), "a source was read");
+        Ok((read, night))
     }
 
-    /// Reads the rows of a plan.
-    async fn scatter(
+    /// Reads the rows that no states stand in for, while the keys of states are looked up.
+    async fn beside_states(
         &self,
-        source: &Source,
-        plan: Option<LogicalPlan>,
+        mut source: Source,
+        night: &mut Night,
         matrix: usize,
         how: &Scattering,
-    ) -> Result<Scattered> {
-        let streams = match plan {
+    ) -> Result<Read> {
+        source.refine(night.edges.iter().copied())?;
+        let (own, index) = (std::mem::take(&mut night.stored), Arc::clone(&how.index));
+        let placed = tokio::task::spawn_blocking(move || {
+            own.into_par_iter().map(|(bucket, block)| Stored::new(bucket, block, &index)).collect::<Result<_>>()
+        });
+        let streams = match night.scan.clone() {
             Some(plan) => self.streams(plan, matrix).await?,
             None => Vec::new(),
         };
+        let mut read = self.scatter(source, streams, &Scattering { keep_strangers: true, ..how.clone() }).await?;
+        read.stored = Some(placed.await.map_err(|e| Error::infra("a search for keys failed").because(e))??);
+        read.targets.clone_from(&night.targets);
+        Ok(read)
+    }
+
+    /// Reads the rows of a source.
+    async fn scatter(
+        &self,
+        source: Source,
+        streams: Vec<SendableRecordBatchStream>,
+        how: &Scattering,
+    ) -> Result<Read> {
         let buckets = source.has_time.then(|| Arc::new(source.buckets.clone()));
-        Scattered::read(streams, &Scattering { buckets, ..how.clone() }).await
+        let rows = Scattered::read(streams, &Scattering { buckets, ..how.clone() }).await?;
+        Ok(Read { source, rows, targets: Vec::new(), stored: None })
     }
 
     async fn streams(&self, plan: LogicalPlan, matrix: usize) -> Result<Vec<SendableRecordBatchStream>> {
@@ -124,32 +144,27 @@ impl Reader<'_> {
         population::at_once(self.streams(source.plan.clone(), matrix).await?, &self.runtime).await
     }
 
-    /// The rows of a source that were read at once.
-    pub(super) async fn scattered(&self, source: &Source, rows: Partitions, how: &Scattering) -> Result<Scattered> {
+    /// A source whose rows were read at once.
+    pub(super) async fn scattered(&self, source: Source, rows: Partitions, how: &Scattering) -> Result<Read> {
         let streams = rows.into_iter().filter(|rows| !rows.is_empty()).map(|rows| {
             let schema = rows[0].schema();
             Ok(Box::pin(MemoryStream::try_new(rows, schema, None)?) as SendableRecordBatchStream)
         });
-        let buckets = source.has_time.then(|| Arc::new(source.buckets.clone()));
-        Scattered::read(streams.collect::<Result<_>>()?, &Scattering { buckets, ..how.clone() }).await
+        self.scatter(source, streams.collect::<Result<_>>()?, how).await
     }
 
     /// Writes the states of some days down, and makes nothing else of them.
     async fn write_slice(
         &self,
-        mut source: Source,
-        slice: Night,
+        source: Source,
+        mut slice: Night,
         matrix: usize,
         how: &Scattering,
         states: &Arc<States>,
     ) -> Result<()> {
-        source.refine(slice.edges.iter().copied())?;
-        let how = Scattering { keep_strangers: true, ..how.clone() };
-        let rows = self.scatter(&source, slice.scan.clone(), matrix, &how).await?;
-        let mut read = [Read { source, rows, targets: slice.targets.clone() }];
-        let mut slice = [Some(slice)];
-        let (ranges, strangers) = settle(&mut read, &mut slice, &how)?;
-        let ([read], [Some(slice)]) = (read, slice) else { return Ok(()) };
+        let mut read = [self.beside_states(source, &mut slice, matrix, how).await?];
+        let (ranges, strangers) = settle(&mut read, how)?;
+        let [read] = read;
         let Some(mut writing) = Writing::new(slice, states) else { return Ok(()) };
         let keys = how.keys.clone();
         let task = move || {
@@ -175,25 +190,13 @@ impl Reader<'_> {
 }
 
 /// Gives strangers a place, where states are written of them, and sorts them and written states in with the rows.
-pub(super) fn settle(
-    sources: &mut [Read],
-    nights: &mut [Option<Night>],
-    how: &Scattering,
-) -> Result<(Ranges, Option<Keys>)> {
-    let mut stored: Vec<Vec<Stored>> = Vec::new();
-    for night in nights.iter_mut() {
-        let own = night.as_mut().map(|night| std::mem::take(&mut night.stored)).unwrap_or_default();
-        let placed = own.into_par_iter().map(|(bucket, block)| Stored::new(bucket, block, &how.index));
-        stored.push(placed.collect::<Result<_>>()?);
-    }
-    let strangers = strangers(sources, stored.iter().flatten())?;
+pub(super) fn settle(sources: &mut [Read], how: &Scattering) -> Result<(Ranges, Option<Keys>)> {
+    let strangers = strangers(sources)?;
     let ranges = how.ranges.and_strangers(strangers.as_ref().map_or(0, Keys::len));
     let how = Scattering { ranges, ..how.clone() };
     let strange = strangers.as_ref().map(KeyIndex::new).transpose()?.map(Arc::new);
-    for ((read, night), stored) in sources.iter_mut().zip(nights).zip(stored) {
-        if night.is_none() {
-            continue;
-        }
+    for read in sources {
+        let Some(stored) = read.stored.take() else { continue };
         if let Some(strange) = &strange {
             let buckets = read.source.has_time.then(|| Arc::new(read.source.buckets.clone()));
             read.rows.settle(&Scattering { index: Arc::clone(strange), buckets, ..how.clone() })?;
@@ -213,8 +216,9 @@ pub(super) fn keys_of(range: usize, ranges: &Ranges, keys: &Keys, strangers: Opt
 }
 
 /// The keys that rows or states have and the population has not, where they have to be kept.
-fn strangers<'a>(sources: &[Read], stored: impl Iterator<Item = &'a Stored>) -> Result<Option<Keys>> {
+fn strangers(sources: &[Read]) -> Result<Option<Keys>> {
     let mut found: Vec<ArrayRef> = sources.iter().flat_map(|read| read.rows.strangers()).cloned().collect();
+    let stored = sources.iter().flat_map(|read| &read.stored).flatten();
     for block in stored.filter(|block| block.has_strangers) {
         found.push(block.strangers()?);
     }

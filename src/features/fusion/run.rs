@@ -11,6 +11,7 @@ use datafusion::logical_expr::Expr;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::{DataFrame, SessionContext};
 use futures::{Stream, stream};
+use rayon::prelude::*;
 
 use super::cursor::{Cursor, Twice};
 use super::in_order::InOrder;
@@ -134,9 +135,9 @@ impl Fusion<'_> {
         let found = Source::of(&recipes, self.states.is_some())?;
         let populations: Vec<DataFrame> = self.matrices.iter().map(|matrix| matrix.population.clone()).collect();
         let inputs = Inputs::read(&reader, found, &populations, &matrix_of).await?;
-        let Inputs { populations, how, mut sources, mut nights } = inputs;
+        let Inputs { populations, how, mut sources, nights } = inputs;
         let Scattering { keys, index, .. } = how.clone();
-        let (ranges, strangers) = settle(&mut sources, &mut nights, &how)?;
+        let (ranges, strangers) = settle(&mut sources, &how)?;
         let mut writing = Vec::new();
         if let Some(states) = &self.states {
             for night in nights {
@@ -229,7 +230,7 @@ impl Pass {
         // Neighbours unpack the same pages of states: they begin at different ends, so as not to wait for each other.
         let count = self.sources.len();
         for at in (0..count).map(|at| if range.is_multiple_of(2) { at } else { count - 1 - at }) {
-            let Read { source, rows, targets } = &self.sources[at];
+            let Read { source, rows, targets, .. } = &self.sources[at];
             let (rows, states) = rows.of_range(range)?;
             let shard = match Shard::new(source, customers, &rows, states)? {
                 Ok(shard) => shard,
@@ -322,7 +323,7 @@ impl Rows {
     /// Writes the files of states.
     async fn written(&mut self) -> Result<()> {
         let writing = std::mem::take(&mut self.writing);
-        let task = move || writing.into_iter().flatten().for_each(Writing::finish);
+        let task = move || writing.into_par_iter().flatten_iter().for_each(Writing::finish);
         tokio::task::spawn_blocking(task).await.map_err(|e| Error::infra("a writer failed").because(e))
     }
 }
