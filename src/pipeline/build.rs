@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use futures::{Stream, StreamExt, try_join};
+use futures::{Stream, StreamExt, join};
 
 use super::{Plan, state};
 use crate::features::{FeatureSet, States};
@@ -47,9 +47,15 @@ pub async fn build(
         for (as_of, _) in files {
             lake.session(Visibility::at(*as_of)).await?;
         }
-        Ok(states)
+        Ok::<_, Error>(states)
     };
-    let (states, plan) = try_join!(look, Plan::new(spec))?;
+    // Beside each other, not in turns: both are work for a processor more than for a disk.
+    let spec_of_plan = spec.clone();
+    let plan = tokio::spawn(async move { Plan::new(&spec_of_plan).await });
+    let plan = async { plan.await.map_err(|e| Error::infra("the planning was torn down").because(e))? };
+    // What is wrong with the job is said rather than what is wrong with the lake.
+    let (states, plan) = join!(look, plan);
+    let (plan, states) = (plan?, states?);
     let features = plan.features.without_sequence();
     if let Some(states) = states {
         let built = pass(&features, spec, &lake, files, Some(Arc::clone(&states))).await?;
