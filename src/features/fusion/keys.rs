@@ -151,26 +151,34 @@ impl KeyIndex {
 
     /// The place of each key, [`NOBODY`] where there is none.
     pub fn places(&self, keys: &ArrayRef) -> Result<Vec<u32>> {
-        let mut found: Vec<u32> = match (self, View::of(keys)?) {
+        let mut found = Vec::with_capacity(keys.len());
+        self.add_places(keys, &mut found)?;
+        Ok(found)
+    }
+
+    /// Appends the places.
+    pub fn add_places(&self, keys: &ArrayRef, found: &mut Vec<u32>) -> Result<()> {
+        let first = found.len();
+        match (self, View::of(keys)?) {
             (KeyIndex::Table { least, places }, View::Numbers(keys)) => {
                 let place = |key: &i64| {
                     let at = key.wrapping_sub(*least) as u64;
                     usize::try_from(at).ok().and_then(|at| places.get(at)).copied().unwrap_or(NOBODY)
                 };
-                keys.values().iter().map(place).collect()
+                found.extend(keys.values().iter().map(place));
             }
             (KeyIndex::Numbers(index), View::Numbers(keys)) => {
-                keys.values().iter().map(|key| index.get(key).copied().unwrap_or(NOBODY)).collect()
+                found.extend(keys.values().iter().map(|key| index.get(key).copied().unwrap_or(NOBODY)));
             }
             (KeyIndex::Texts(index), View::Texts(keys)) => {
-                (0..keys.len()).map(|row| index.get(keys.value(row)).copied().unwrap_or(NOBODY)).collect()
+                found.extend((0..keys.len()).map(|row| index.get(keys.value(row)).copied().unwrap_or(NOBODY)));
             }
             _ => return Err(Error::infra("the keys of a table are of another type than the population's")),
-        };
-        if let Some(nulls) = keys.nulls() {
-            found.iter_mut().zip(nulls).filter(|(_, there)| !there).for_each(|(place, _)| *place = NOBODY);
         }
-        Ok(found)
+        if let Some(nulls) = keys.nulls() {
+            found[first..].iter_mut().zip(nulls).filter(|(_, there)| !there).for_each(|(place, _)| *place = NOBODY);
+        }
+        Ok(())
     }
 }
 

@@ -220,7 +220,7 @@ fn strangers(sources: &[Read]) -> Result<Option<Keys>> {
     let mut found: Vec<ArrayRef> = sources.iter().flat_map(|read| read.rows.strangers()).cloned().collect();
     let stored = sources.iter().flat_map(|read| &read.stored).flatten();
     for block in stored.filter(|block| block.has_strangers) {
-        found.push(block.strangers()?);
+        found.extend(block.strangers()?);
     }
     if found.is_empty() {
         return Ok(None);

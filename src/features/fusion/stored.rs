@@ -25,26 +25,37 @@ pub(super) struct Stored {
 impl Stored {
     /// Finds the keys of a block among the population's.
     pub fn new(bucket: usize, block: StoredBlock, index: &KeyIndex) -> Result<Self> {
-        let places = index.places(block.keys())?;
+        let mut places = Vec::with_capacity(block.rows());
+        block.each_keys(|_, keys| index.add_places(keys, &mut places))?;
         let has_strangers = places.contains(&NOBODY);
         Ok(Stored { bucket, block, places, has_strangers })
     }
 
     /// The keys that the population does not have.
-    pub fn strangers(&self) -> Result<ArrayRef> {
-        let rows = self.places.iter().enumerate().filter(|(_, place)| **place == NOBODY).map(|(row, _)| row as u32);
-        Ok(take(self.block.keys(), &rows.collect::<UInt32Array>(), None)?)
+    pub fn strangers(&self) -> Result<Vec<ArrayRef>> {
+        let mut found = Vec::new();
+        self.block.each_keys(|first, keys| {
+            let places = self.places[first..first + keys.len()].iter().enumerate();
+            let rows = places.filter(|(_, place)| **place == NOBODY).map(|(row, _)| row as u32);
+            found.push(take(keys, &rows.collect::<UInt32Array>(), None)?);
+            Ok(())
+        })?;
+        Ok(found)
     }
 
     /// Gives strangers their places, and says which rows are of which range.
     fn settle(&mut self, how: &Scattering, strangers: Option<&KeyIndex>) -> Result<Vec<(usize, Range<usize>)>> {
         if let Some(strangers) = strangers.filter(|_| self.has_strangers) {
             let first = how.ranges.first_stranger() as u32;
-            for (place, stranger) in self.places.iter_mut().zip(strangers.places(self.block.keys())?) {
-                if *place == NOBODY && stranger != NOBODY {
-                    *place = first + stranger;
+            let Stored { block, places, .. } = self;
+            block.each_keys(|row, keys| {
+                for (place, stranger) in places[row..].iter_mut().zip(strangers.places(keys)?) {
+                    if *place == NOBODY && stranger != NOBODY {
+                        *place = first + stranger;
+                    }
                 }
-            }
+                Ok(())
+            })?;
         }
         // Keys ascend, and so do places, mostly: rows end where the next range begins.
         let mut pieces: Vec<(usize, Range<usize>)> = Vec::new();

@@ -173,7 +173,9 @@ struct Rest {
 
 impl Rest {
     fn new(file: &Packed, metadata: &ArrowReaderMetadata, columns: Vec<usize>) -> Result<Self> {
-        let reader = reader(file, metadata, &columns, PAGE_ROWS)?;
+        let mask = ProjectionMask::roots(metadata.parquet_schema(), columns.iter().copied());
+        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file.clone(), metadata.clone());
+        let reader = reader.with_projection(mask).with_batch_size(PAGE_ROWS).build()?;
         let batch = RecordBatch::new_empty(reader.schema());
         // The reader gives them in the order of the file.
         let before = |column: &usize| columns.iter().filter(|other| *other < column).count();
@@ -209,16 +211,4 @@ impl Rest {
         }
         Ok(())
     }
-}
-
-/// Some columns, so many rows at a time.
-pub(super) fn reader(
-    file: &Packed,
-    metadata: &ArrowReaderMetadata,
-    columns: &[usize],
-    rows: usize,
-) -> Result<ParquetRecordBatchReader> {
-    let mask = ProjectionMask::roots(metadata.parquet_schema(), columns.iter().copied());
-    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file.clone(), metadata.clone());
-    Ok(reader.with_projection(mask).with_batch_size(rows).build()?)
 }

@@ -1,18 +1,16 @@
-//! The states of a block as they come back: the keys at once, the states row by row, as ranges of customers ask for them. What a
-//! night unpacks is then never in memory as a whole.
+//! The states of a block as they come back: row by row, as ranges of customers ask for them. What a night unpacks is then never in
+//! memory as a whole.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchReader};
-use arrow::compute::concat_batches;
-use arrow::error::ArrowError;
+use arrow::array::ArrayRef;
 use datafusion::execution::disk_manager::DiskManager;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 
-use super::block_file::{ABOUT, About, Layout};
-use super::columns::{Columns, reader};
+use super::block_file::{ABOUT, About, Layout, PAGE_ROWS};
+use super::columns::Columns;
 use super::form::{Column, Form};
 use super::manifest::BlockState;
 use super::packed::Packed;
@@ -24,10 +22,12 @@ const FEWEST_ROWS: usize = 256;
 /// The states of a block, whose bytes are those that were written.
 pub struct StoredBlock {
     url: String,
-    keys: ArrayRef,
+    rows: usize,
     file: Packed,
     metadata: ArrowReaderMetadata,
-    /// The columns of the file that are read, and which of them each column of the states is.
+    /// The column of the keys.
+    key: usize,
+    /// The other columns of the file that are read, and which of them each column of the states is.
     columns: Vec<usize>,
     forms: Vec<Form>,
     places: Vec<usize>,
@@ -78,7 +78,7 @@ struct Held {
 
 impl std::fmt::Debug for StoredBlock {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "StoredBlock({} rows)", self.keys.len())
+        write!(f, "StoredBlock({} rows)", self.rows)
     }
 }
 
@@ -97,8 +97,8 @@ impl StoredBlock {
         }
         let metadata = ArrowReaderMetadata::load(&packed, ArrowReaderOptions::new()).map_err(|e| said(&e))?;
         let about = metadata.metadata().file_metadata();
-        let rows = about.num_rows();
-        if u64::try_from(rows) != Ok(state.rows) {
+        let rows = about.num_rows() as usize;
+        if rows as u64 != state.rows {
             return Err(format!("it has {rows} rows, and the manifest says {}", state.rows));
         }
         let other = || "it has other columns than the manifest says".to_owned();
@@ -118,15 +118,32 @@ impl StoredBlock {
         columns.dedup();
         let places = states.iter().map(|place| columns.partition_point(|column| column < place)).collect();
         let forms = columns.iter().map(|column| forms[*column].clone()).collect();
-        let keys = reader(&packed, &metadata, &[*key], rows as usize).and_then(all).map_err(|e| said(&e))?;
-        let everything = Pass { asked: std::iter::once(0..keys.len()).collect(), ..Pass::default() };
+        let everything = Pass { asked: std::iter::once(0..rows).collect(), ..Pass::default() };
         let passes = [everything, Pass::default()];
-        Ok(StoredBlock { url, keys, file: packed, metadata, columns, forms, places, passes })
+        Ok(StoredBlock { url, rows, file: packed, metadata, key: *key, columns, forms, places, passes })
     }
 
-    /// The keys, in the order of the rows.
-    pub fn keys(&self) -> &ArrayRef {
-        &self.keys
+    /// How many rows there are.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Calls `visit` with the keys of some rows after the other, and with the first of these rows.
+    pub fn each_keys(&self, mut visit: impl FnMut(usize, &ArrayRef) -> Result<()>) -> Result<()> {
+        let mut columns = self.read_columns(&[self.key])?;
+        for first in (0..self.rows).step_by(PAGE_ROWS) {
+            let keys = columns.read(PAGE_ROWS.min(self.rows - first)).map_err(|e| self.broken(e))?;
+            visit(first, &keys[0])?;
+        }
+        Ok(())
+    }
+
+    fn read_columns(&self, columns: &[usize]) -> Result<Columns> {
+        Columns::new(self.file.clone(), self.metadata.clone(), columns)
+    }
+
+    fn broken(&self, error: Error) -> Error {
+        Error::infra(format!("`{}` cannot be unpacked", self.url)).because(error)
     }
 
     /// How many bytes of memory it takes, but for what is unpacked at a time.
@@ -169,8 +186,7 @@ impl StoredBlock {
     ) -> Result<Vec<Vec<Column>>> {
         // First what is passed over, which another range may take.
         for end in [rows.start, rows.end] {
-            let failed = |e: Error| Error::infra(format!("`{}` cannot be unpacked", self.url)).because(e);
-            self.unpack(pass, &mut unpacked, end).map_err(failed)?;
+            self.unpack(pass, &mut unpacked, end).map_err(|e| self.broken(e))?;
         }
         let mut taken = Vec::new();
         for held in &mut unpacked.held {
@@ -192,11 +208,9 @@ impl StoredBlock {
         }
         let columns = match &mut unpacked.columns {
             Some(columns) => columns,
-            None => {
-                unpacked.columns.insert(Columns::new(self.file.clone(), self.metadata.clone(), &self.columns)?)
-            }
+            None => unpacked.columns.insert(self.read_columns(&self.columns)?),
         };
-        let rows = unpacked.rows..end.max(self.keys.len().min(unpacked.rows + FEWEST_ROWS));
+        let rows = unpacked.rows..end.max(self.rows.min(unpacked.rows + FEWEST_ROWS));
         unpacked.rows = rows.end;
         let left = pass.asked_of(&rows);
         if left == 0 {
@@ -211,15 +225,10 @@ impl StoredBlock {
 
     /// Unpacks everything, to see whether it can be.
     pub fn check(self) -> std::result::Result<(), String> {
-        self.take(Asking::Population, 0..self.keys.len()).map(drop).map_err(|e| e.to_string())
+        let states = |first: usize| self.take(Asking::Population, first..self.rows.min(first + PAGE_ROWS)).map(drop);
+        let all = self.each_keys(|first, _| states(first));
+        all.map_err(|e| e.to_string())
     }
-}
-
-/// The one column of all batches.
-fn all(reader: ParquetRecordBatchReader) -> Result<ArrayRef> {
-    let schema = reader.schema();
-    let batches = reader.collect::<std::result::Result<Vec<RecordBatch>, ArrowError>>()?;
-    Ok(Arc::clone(concat_batches(&schema, &batches)?.column(0)))
 }
 
 #[cfg(test)]
@@ -228,7 +237,7 @@ mod tests {
     use arrow::datatypes::{DataType, Float64Type, Int64Type};
     use datafusion::execution::disk_manager::DiskManagerBuilder;
 
-    use super::super::block_file::{BlockWriter, PAGE_ROWS};
+    use super::super::block_file::BlockWriter;
     use super::super::days::Block;
     use super::*;
 
@@ -253,7 +262,7 @@ mod tests {
         let disk = Arc::new(DiskManagerBuilder::default().build().unwrap());
         for on_disk in [false, true] {
             let mut block = block(Some(&layout)).unwrap();
-            assert_eq!(block.keys().len(), ROWS);
+            assert_eq!(block.rows(), ROWS);
             if on_disk {
                 assert!(block.memory() > 0);
                 block.spill(&disk).unwrap();
