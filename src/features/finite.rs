@@ -109,7 +109,8 @@ impl ScalarUDFImpl for Finite {
                 let numbers = array
                     .as_primitive_opt::<Float64Type>()
                     .ok_or_else(|| exec_datafusion_err!("`finite` is of doubles, not of `{}`", array.data_type()))?;
-                if numbers.values().iter().all(|x| x.is_finite()) {
+                // Many at once: asking after each number whether to go on would take longer.
+                if numbers.values().chunks(64).all(|some| some.iter().fold(true, |all, x| all & x.is_finite())) {
                     return Ok(ColumnarValue::Array(Arc::clone(array)));
                 }
                 let kept = numbers.iter().map(|x| x.filter(|x| x.is_finite()));

@@ -62,10 +62,11 @@ impl FirstNumber {
             None => integers(array)?.values().to_vec(),
         };
         let is_there = |nulls: Option<&NullBuffer>, row: usize| nulls.is_none_or(|nulls| nulls.is_valid(row));
+        let nulls = (times.nulls(), array.nulls());
         let rows = there.as_boolean().values().iter().zip(times.values()).zip(numbers).enumerate();
         Ok(rows.map(move |(row, ((there, time), number))| {
-            let time = is_there(times.nulls(), row).then_some(*time);
-            there.then(|| self.place(time, is_there(array.nulls(), row).then_some(number)))
+            let time = is_there(nulls.0, row).then_some(*time);
+            there.then(|| self.place(time, is_there(nulls.1, row).then_some(number)))
         }))
     }
 

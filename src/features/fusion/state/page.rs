@@ -148,9 +148,14 @@ impl Deltas {
         self.width_at += 1;
         self.left -= 1;
         self.at += (self.length * width).div_ceil(8);
+        let (last, least) = (self.last as u64, self.least as u64);
+        if let Some(last) = sums_of_eights(&self.bytes, begin, width, self.length, (last, least), into) {
+            self.last = last as i64;
+            return Ok(());
+        }
         let from = into.len();
         unpack(&self.bytes, 8 * begin, width, self.length, into)?;
-        let (mut last, least) = (self.last as u64, self.least as u64);
+        let mut last = last;
         for number in &mut into[from..] {
             last = last.wrapping_add(number.to_bits().wrapping_add(least));
             *number = N::from_bits(last);
@@ -225,6 +230,54 @@ impl Places {
         let place = place.iter().rev().fold(0, |place, byte| place << 8 | usize::from(*byte));
         Ok(Run::Same { place, left: (head >> 1) as usize })
     }
+}
+
+/// Appends the sums of differences beginning at a byte, and returns the last one; `least` is added to each. `None` where the width is
+/// none that is made for, or the page ends.
+fn sums_of_eights<N: Number>(
+    bytes: &[u8],
+    begin: usize,
+    width: usize,
+    count: usize,
+    (last, least): (u64, u64),
+    into: &mut Vec<N>,
+) -> Option<u64> {
+    let packed = bytes.get(begin..begin + (count * width).div_ceil(8) + PADDING)?;
+    macro_rules! of_width {
+        ($($width:literal)*) => {
+            match width {
+                $($width => sums_of_width::<$width, N>(packed, count / 8, (last, least), into),)*
+                _ => return None,
+            }
+        };
+    }
+    if !count.is_multiple_of(8) {
+        return None;
+    }
+    Some(of_width!(
+        1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32
+        33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56
+    ))
+}
+
+/// The same for a width that the compiler knows: where each of eight numbers lies in their bytes is then known too.
+fn sums_of_width<const WIDTH: usize, N: Number>(
+    packed: &[u8],
+    eights: usize,
+    (mut last, least): (u64, u64),
+    into: &mut Vec<N>,
+) -> u64 {
+    for eight in 0..eights {
+        let Some(packed) = packed.get(eight * WIDTH..eight * WIDTH + WIDTH + 8) else { break };
+        let mut sums = [N::default(); 8];
+        for (i, sum) in sums.iter_mut().enumerate() {
+            let difference = word(packed, i * WIDTH / 8) >> (i * WIDTH % 8) & ((1 << WIDTH) - 1);
+            last = last.wrapping_add(difference.wrapping_add(least));
+            *sum = N::from_bits(last);
+        }
+        into.extend_from_slice(&sums);
+    }
+    last
 }
 
 /// Appends numbers of so many bits, packed one behind the other from a bit on.

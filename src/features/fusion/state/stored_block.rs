@@ -194,7 +194,10 @@ impl StoredBlock {
             if begin < end {
                 held.left -= end - begin;
                 let slice = |column: &Column| column.slice(begin - held.rows.start, end - begin);
-                taken.push(held.columns.iter().map(slice).collect());
+                taken.push(match end - begin == held.rows.len() {
+                    true => std::mem::take(&mut held.columns),
+                    false => held.columns.iter().map(slice).collect(),
+                });
             }
         }
         unpacked.held.retain(|held| held.left > 0);
