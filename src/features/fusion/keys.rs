@@ -6,6 +6,7 @@ use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringArray};
 use arrow::compute::interleave;
 use arrow::datatypes::{DataType, Int64Type};
 use datafusion::common::HashMap;
+use rayon::prelude::*;
 
 use crate::{Error, Result};
 
@@ -13,6 +14,8 @@ use crate::{Error, Result};
 pub(super) const NOBODY: u32 = u32::MAX;
 /// A table over the whole span of integer keys may have so many places per key.
 const SPARSENESS: u64 = 8;
+/// Places of such a table that are written together.
+const TABLE_PIECE: usize = 1 << 16;
 
 /// Sorted keys: `Int64` or `Utf8`.
 #[derive(Debug, Clone)]
@@ -112,8 +115,8 @@ impl Keys {
 
 /// Where each key of the population stands.
 pub(super) enum KeyIndex {
-    /// Integers that lie close together: a place for each number from the least on.
-    Table { least: i64, places: Vec<u32> },
+    /// Integers that lie close together: for each number from the least on the place behind its own, 0 where it is no key.
+    Table { least: i64, behind: Vec<u32> },
     /// Any integers.
     Numbers(HashMap<i64, u32>),
     /// Texts.
@@ -135,9 +138,7 @@ impl KeyIndex {
                 let (least, most) = there().next().zip(there().next_back()).map_or((0, -1), |(a, b)| (a.0, b.0));
                 let span = most.abs_diff(least);
                 if count > 0 && least <= most && span / SPARSENESS <= count as u64 {
-                    let mut places = vec![NOBODY; span as usize + 1];
-                    there().for_each(|(key, row)| places[key.abs_diff(least) as usize] = row);
-                    KeyIndex::Table { least, places }
+                    KeyIndex::Table { least, behind: behind(&numbers.values()[nulls..], nulls, span as usize + 1) }
                 } else {
                     KeyIndex::Numbers(there().collect())
                 }
@@ -160,10 +161,11 @@ impl KeyIndex {
     pub fn add_places(&self, keys: &ArrayRef, found: &mut Vec<u32>) -> Result<()> {
         let first = found.len();
         match (self, View::of(keys)?) {
-            (KeyIndex::Table { least, places }, View::Numbers(keys)) => {
+            (KeyIndex::Table { least, behind }, View::Numbers(keys)) => {
                 let place = |key: &i64| {
                     let at = key.wrapping_sub(*least) as u64;
-                    usize::try_from(at).ok().and_then(|at| places.get(at)).copied().unwrap_or(NOBODY)
+                    let behind = usize::try_from(at).ok().and_then(|at| behind.get(at)).copied().unwrap_or(0);
+                    behind.wrapping_sub(1)
                 };
                 found.extend(keys.values().iter().map(place));
             }
@@ -180,6 +182,22 @@ impl KeyIndex {
         }
         Ok(())
     }
+}
+
+/// For every number of a span that begins with the first of some sorted keys the place behind its own; `first` is the place of the
+/// first one. Memory that is 0 comes from the system as it is, and where it is touched first it costs most: threads share that.
+fn behind(keys: &[i64], first: usize, span: usize) -> Vec<u32> {
+    let mut behind = vec![0; span];
+    let Some(least) = keys.first() else { return behind };
+    let at = |key: &i64| key.abs_diff(*least) as usize;
+    behind.par_chunks_mut(TABLE_PIECE).enumerate().for_each(|(piece, behind)| {
+        let begin = piece * TABLE_PIECE;
+        let row = |end: usize| keys.partition_point(|key| at(key) < end);
+        for row in row(begin)..row(begin + behind.len()) {
+            behind[at(&keys[row]) - begin] = (first + row + 1) as u32;
+        }
+    });
+    behind
 }
 
 #[cfg(test)]
