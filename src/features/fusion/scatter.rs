@@ -241,6 +241,8 @@ impl Scatter {
             order[*at] = row as u32;
             *at += 1;
         }
+        // Rows that come sorted, as those of the population's own table often do, lie right as they are.
+        let sorted_already = kept == places.len() && places.is_sorted();
         let within = (1u32 << bits) - 1;
         let local = order.iter().map(|row| places[*row as usize] & within);
         let bucket = order.iter().map(|row| buckets[*row as usize]);
@@ -248,7 +250,7 @@ impl Scatter {
             vec![Arc::new(UInt32Array::from_iter_values(local)), Arc::new(UInt16Array::from_iter_values(bucket))];
         let order = UInt32Array::from(order);
         for column in columns {
-            let taken = take(column, &order, None)?;
+            let taken = if sorted_already { Arc::clone(column) } else { take(column, &order, None)? };
             // Texts would keep hold of everything that was read with them.
             sorted.push(match taken.as_string_view_opt() {
                 Some(texts) => Arc::new(texts.gc()),

@@ -109,24 +109,24 @@ impl Accumulator for IntegerSums {
 }
 
 /// The least or greatest value.
-pub(super) struct Extremes<N> {
+pub(super) struct Extremes<N, B> {
     states: Kept<Option<N>>,
-    better: fn(N, N) -> bool,
+    better: B,
 }
 
-impl<N: ArrowNativeType> Extremes<N> {
+impl<N: ArrowNativeType, B: Fn(N, N) -> bool + Copy> Extremes<N, B> {
     /// The value that is better than all others.
-    pub fn new(better: fn(N, N) -> bool) -> Self {
+    pub fn new(better: B) -> Self {
         Extremes { states: Kept::default(), better }
     }
 
-    fn put(better: fn(N, N) -> bool, state: &mut Option<N>, x: N) {
+    fn put(better: B, state: &mut Option<N>, x: N) {
         if state.is_none_or(|old| better(x, old)) {
             *state = Some(x);
         }
     }
 
-    fn merge(&self) -> impl Fn(&mut Option<N>, &Option<N>) + use<N> {
+    fn merge(&self) -> impl Fn(&mut Option<N>, &Option<N>) + use<N, B> {
         let better = self.better;
         move |sum, state| {
             if let Some(x) = state {
@@ -165,7 +165,7 @@ impl<N: ArrowNativeType> Extremes<N> {
 
 macro_rules! extremes {
     ($native:ty, $arrow:ty, $read:ident) => {
-        impl Accumulator for Extremes<$native> {
+        impl<B: Fn($native, $native) -> bool + Copy + Send + Sync> Accumulator for Extremes<$native, B> {
             fn add(&mut self, rows: &Rows<'_>, slots: usize) -> Result<()> {
                 self.add::<$arrow>(rows, slots);
                 Ok(())

@@ -90,14 +90,16 @@ impl SlotsBuilder {
         let mut numbers = vec![NOBODY; slots.customers];
         slots.seen.push(0);
         for bucket in &mut slots.buckets {
-            for customer in bucket.iter_mut().flat_map(|run| &mut run.customers).filter(|customer| **customer != NOBODY)
-            {
-                let number = &mut numbers[*customer as usize];
-                if *number == NOBODY {
-                    *number = slots.order.len() as u32;
-                    slots.order.push(*customer);
+            for run in bucket {
+                for customer in &mut run.customers {
+                    // There is no number of [`NOBODY`].
+                    let Some(number) = numbers.get_mut(*customer as usize) else { continue };
+                    if *number == NOBODY {
+                        *number = slots.order.len() as u32;
+                        slots.order.push(*customer);
+                    }
+                    *customer = *number;
                 }
-                *customer = *number;
             }
             slots.seen.push(slots.order.len());
         }
@@ -212,10 +214,10 @@ impl<S: Clone + Default> Merged<'_, S> {
         let mut there = vec![if nobody.is_some() { u64::MAX } else { 0 }; self.all.div_ceil(WORD)];
         for (sum, customer) in self.sums.iter().zip(self.customers) {
             let (value, customer) = (value(sum), *customer as usize);
+            if value.is_some() != nobody.is_some() {
+                there[customer / WORD] ^= 1 << (customer % WORD);
+            }
             values[customer] = value.unwrap_or_default();
-            let bit = 1 << (customer % WORD);
-            let word = &mut there[customer / WORD];
-            *word = if value.is_some() { *word | bit } else { *word & !bit };
         }
         numbers::<T>(values, there)
     }

@@ -57,32 +57,49 @@ impl Stored {
                 Ok(())
             })?;
         }
-        // Keys ascend, and so do places, mostly: rows end where the next range begins.
-        let mut pieces: Vec<(usize, Range<usize>)> = Vec::new();
-        let mut begin = 0;
-        for (row, place) in self.places.iter_mut().enumerate().filter(|(_, place)| **place != NOBODY) {
-            let (range, local) = how.ranges.place(*place);
-            match pieces.last_mut() {
-                Some((last, _)) if *last == range => {}
-                last => {
-                    if let Some((_, rows)) = last {
-                        rows.end = row;
-                        begin = row;
-                    }
-                    pieces.push((range, begin..row));
-                }
-            }
-            *place = local;
-        }
-        if let Some((_, rows)) = pieces.last_mut() {
-            rows.end = self.places.len();
-        }
+        let pieces = pieces_of(&mut self.places, how);
         for who in [Asking::Population, Asking::Strangers] {
             let own = pieces.iter().filter(|(range, _)| asking(*range, how.ranges.of_population()) == who);
             self.block.ask(who, own.map(|(_, rows)| rows.clone()).collect());
         }
         Ok(pieces)
     }
+}
+
+/// Which rows are of which range, by the places of customers, which become those in their ranges.
+fn pieces_of(places: &mut [u32], how: &Scattering) -> Vec<(usize, Range<usize>)> {
+    let mut pieces: Vec<(usize, Range<usize>)> = Vec::new();
+    let mut begin = 0;
+    // Keys ascend, and so do places where nobody is a stranger.
+    if places.is_sorted() && places.last().is_some_and(|last| *last != NOBODY) {
+        while let Some(first) = places.get(begin) {
+            let range = how.ranges.place(*first).0;
+            let rows = begin..begin + places[begin..].partition_point(|place| how.ranges.place(*place).0 == range);
+            begin = rows.end;
+            pieces.push((range, rows));
+        }
+        places.iter_mut().for_each(|place| *place = how.ranges.place(*place).1);
+        return pieces;
+    }
+    // Rows end where the next range begins.
+    for (row, place) in places.iter_mut().enumerate().filter(|(_, place)| **place != NOBODY) {
+        let (range, local) = how.ranges.place(*place);
+        match pieces.last_mut() {
+            Some((last, _)) if *last == range => {}
+            last => {
+                if let Some((_, rows)) = last {
+                    rows.end = row;
+                    begin = row;
+                }
+                pieces.push((range, begin..row));
+            }
+        }
+        *place = local;
+    }
+    if let Some((_, rows)) = pieces.last_mut() {
+        rows.end = places.len();
+    }
+    pieces
 }
 
 /// Whose range it is.

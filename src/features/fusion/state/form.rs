@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, ListArray, RecordBatch, UInt32Array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, ListArray, RecordBatch, UInt32Array,
+};
 use arrow::buffer::OffsetBuffer;
 use arrow::compute::{cast, take};
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type};
@@ -33,6 +35,8 @@ const MOST_VALUES: usize = u64::BITS as usize;
 #[serde(rename_all = "snake_case")]
 pub(super) enum Form {
     Same,
+    /// This value in every row: the column need not be read.
+    All(#[serde(serialize_with = "write_array", deserialize_with = "read_array")] ArrayRef),
     /// Whole numbers, which become the doubles of the column when they are divided by this: amounts of money are few of its
     /// smallest coins.
     Divided(i64),
@@ -65,6 +69,9 @@ impl Column {
 impl Form {
     /// The best form of a column, and what is written of it.
     pub fn of(column: ArrayRef) -> Result<(Form, ArrayRef)> {
+        if let Some(value) = one_value(&column) {
+            return Ok((Form::All(value), column));
+        }
         let found = match column.data_type() {
             DataType::Float64 => whole(&column),
             DataType::List(_) => bits(&column)?,
@@ -73,15 +80,55 @@ impl Form {
         Ok(found.unwrap_or((Form::Same, column)))
     }
 
-    /// The column that was written.
-    pub fn unpacked(&self, column: ArrayRef) -> Result<Column> {
+    /// Whether the column has to be read.
+    pub fn is_read(&self) -> bool {
+        !matches!(self, Form::All(_))
+    }
+
+    /// The column that was written, of so many rows; it is given where it has to be read.
+    pub fn unpacked(&self, column: Option<ArrayRef>, rows: usize) -> Result<Column> {
+        let array = match self {
+            Form::All(value) => repeated(value, rows)?,
+            _ => column.ok_or_else(|| Error::infra("a column was not read"))?,
+        };
+        self.of_array(array)
+    }
+
+    fn of_array(&self, column: ArrayRef) -> Result<Column> {
         Ok(match self {
-            Form::Same => Column { array: column, values: None },
+            Form::Same | Form::All(_) => Column { array: column, values: None },
             Form::Divided(by) => doubles(column, |x| quotient(x, *by))?,
             Form::Beside(by) => doubles(column, |x| beside(x, *by))?,
             Form::Bits(values) => Column { array: column, values: Some(Arc::clone(values)) },
         })
     }
+}
+
+/// The value of a column that has no other in any row, where it is a simple one.
+fn one_value(column: &ArrayRef) -> Option<ArrayRef> {
+    if column.is_empty() || column.null_count() > 0 {
+        return None;
+    }
+    let one = match column.data_type() {
+        DataType::Int64 => all_same(column.as_primitive::<Int64Type>().values(), |x| *x),
+        DataType::Float64 => all_same(column.as_primitive::<Float64Type>().values(), |x| x.to_bits()),
+        DataType::Boolean => [0, column.len()].contains(&column.as_boolean().true_count()),
+        _ => false,
+    };
+    one.then(|| column.slice(0, 1))
+}
+
+fn all_same<N, B: PartialEq>(values: &[N], bits: impl Fn(&N) -> B) -> bool {
+    values.iter().all(|x| bits(x) == bits(&values[0]))
+}
+
+fn repeated(value: &ArrayRef, rows: usize) -> Result<ArrayRef> {
+    Ok(match value.data_type() {
+        DataType::Int64 => Arc::new(Int64Array::from(vec![value.as_primitive::<Int64Type>().value(0); rows])),
+        DataType::Float64 => Arc::new(Float64Array::from(vec![value.as_primitive::<Float64Type>().value(0); rows])),
+        DataType::Boolean => Arc::new(BooleanArray::from(vec![value.as_boolean().value(0); rows])),
+        other => return Err(Error::infra(format!("a column of `{other}` has one value"))),
+    })
 }
 
 fn quotient(whole: i64, by: i64) -> f64 {
@@ -198,7 +245,7 @@ fn read_array<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<ArrayRe
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Float64Array, ListBuilder, StringDictionaryBuilder};
+    use arrow::array::{ListBuilder, StringDictionaryBuilder};
     use arrow::datatypes::Int32Type;
     use proptest::prelude::*;
 
@@ -208,7 +255,7 @@ mod tests {
     fn back(column: &ArrayRef) -> (Form, Column) {
         let (form, written) = Form::of(Arc::clone(column)).unwrap();
         let read: Form = serde_json::from_str(&serde_json::to_string(&form).unwrap()).unwrap();
-        let unpacked = read.unpacked(written).unwrap();
+        let unpacked = read.unpacked(Some(written), column.len()).unwrap();
         (form, unpacked)
     }
 

@@ -102,8 +102,9 @@ struct Deltas {
     least: i64,
     width_at: usize,
     last: i64,
-    /// What was decoded of a piece and not read, the next one last.
+    /// What was decoded of a piece, and how many of it were read.
     ready: Vec<i64>,
+    read: usize,
 }
 
 impl Deltas {
@@ -115,21 +116,23 @@ impl Deltas {
         let first = zigzag(varint(&bytes, &mut at)?);
         let length = block.checked_div(pieces).filter(|length| *length > 0).ok_or_else(broken)?;
         let ready = vec![first];
-        Ok(Deltas { bytes, at, pieces, length, left: 0, least: 0, width_at: 0, last: first, ready })
+        Ok(Deltas { bytes, at, pieces, length, left: 0, least: 0, width_at: 0, last: first, ready, read: 0 })
     }
 
     fn read<N: Number>(&mut self, count: usize, into: &mut Vec<N>) -> Result<()> {
         let end = into.len() + count;
         loop {
-            let kept = self.ready.len() - self.ready.len().min(end - into.len());
-            into.extend(self.ready.drain(kept..).rev().map(|number| N::from_bits(number as u64)));
+            let ready = &self.ready[self.read..];
+            let ready = &ready[..ready.len().min(end - into.len())];
+            into.extend(ready.iter().map(|number| N::from_bits(*number as u64)));
+            self.read += ready.len();
             match end - into.len() {
                 0 => return Ok(()),
                 missing if missing < self.length => {
                     let mut ready = std::mem::take(&mut self.ready);
+                    ready.clear();
                     self.piece(&mut ready)?;
-                    ready.reverse();
-                    self.ready = ready;
+                    (self.ready, self.read) = (ready, 0);
                 }
                 _ => self.piece(into)?,
             }
@@ -255,7 +258,7 @@ fn sums_of_eights<N: Number>(
         return None;
     }
     Some(of_width!(
-        1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32
+        0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32
         33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56
     ))
 }

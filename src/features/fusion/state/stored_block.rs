@@ -211,7 +211,10 @@ impl StoredBlock {
         }
         let columns = match &mut unpacked.columns {
             Some(columns) => columns,
-            None => unpacked.columns.insert(self.read_columns(&self.columns)?),
+            None => {
+                let read = self.columns.iter().zip(&self.forms).filter(|(_, form)| form.is_read());
+                unpacked.columns.insert(self.read_columns(&read.map(|(column, _)| *column).collect::<Vec<_>>())?)
+            }
         };
         let rows = unpacked.rows..end.max(self.rows.min(unpacked.rows + FEWEST_ROWS));
         unpacked.rows = rows.end;
@@ -219,8 +222,12 @@ impl StoredBlock {
         if left == 0 {
             return columns.skip(rows.len());
         }
-        let read = columns.read(rows.len())?.into_iter().zip(&self.forms).map(|(column, form)| form.unpacked(column));
-        let read = read.collect::<Result<Vec<_>>>()?;
+        let mut read = columns.read(rows.len())?.into_iter();
+        let unpacked_columns = self.forms.iter().map(|form| {
+            let column = if form.is_read() { read.next() } else { None };
+            form.unpacked(column, rows.len())
+        });
+        let read = unpacked_columns.collect::<Result<Vec<_>>>()?;
         let columns = self.places.iter().map(|place| read[*place].clone()).collect();
         unpacked.held.push_back(Held { rows, columns, left });
         Ok(())
