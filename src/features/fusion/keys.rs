@@ -226,6 +226,19 @@ mod tests {
     }
 
     #[test]
+    fn many_close_keys_are_found_too() {
+        // Several pieces of the table, one of them without a key.
+        let gap = |i: i64| if i < 30_000 { 3 * i } else { 3 * i + 2 * TABLE_PIECE as i64 };
+        let keys: ArrayRef = Arc::new(Int64Array::from_iter_values((0..60_000).map(|i| gap(i) - 77)));
+        let asked: ArrayRef = Arc::new(Int64Array::from_iter_values(-100..400_000));
+        let found = places(Arc::clone(&keys), Arc::clone(&asked));
+        let keys = keys.as_primitive::<Int64Type>().values();
+        for (key, place) in asked.as_primitive::<Int64Type>().values().iter().zip(found) {
+            assert_eq!(place, keys.binary_search(key).ok().map(|place| place as u32), "{key}");
+        }
+    }
+
+    #[test]
     fn every_key_is_found_where_it_stands_and_others_are_not() {
         let asked: ArrayRef =
             Arc::new(Int64Array::from(vec![Some(7), None, Some(-3), Some(8), Some(i64::MIN), Some(i64::MAX)]));

@@ -121,12 +121,7 @@ impl Reader<'_> {
     }
 
     /// Reads the rows of a source.
-    async fn scatter(
-        &self,
-        source: Source,
-        streams: Vec<SendableRecordBatchStream>,
-        how: &Scattering,
-    ) -> Result<Read> {
+    async fn scatter(&self, source: Source, streams: Vec<SendableRecordBatchStream>, how: &Scattering) -> Result<Read> {
         let buckets = source.has_time.then(|| Arc::new(source.buckets.clone()));
         let rows = Scattered::read(streams, &Scattering { buckets, ..how.clone() }).await?;
         Ok(Read { source, rows, targets: Vec::new(), stored: None })

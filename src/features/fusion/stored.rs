@@ -8,7 +8,7 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use rayon::prelude::*;
 
 use super::keys::{KeyIndex, NOBODY};
-use super::scatter::Scattering;
+use super::scatter::{Ranges, Scattering};
 use super::state::{Asking, Column, StoredBlock};
 use crate::Result;
 
@@ -57,7 +57,7 @@ impl Stored {
                 Ok(())
             })?;
         }
-        let pieces = pieces_of(&mut self.places, how);
+        let pieces = pieces_of(&mut self.places, &how.ranges);
         for who in [Asking::Population, Asking::Strangers] {
             let own = pieces.iter().filter(|(range, _)| asking(*range, how.ranges.of_population()) == who);
             self.block.ask(who, own.map(|(_, rows)| rows.clone()).collect());
@@ -67,23 +67,23 @@ impl Stored {
 }
 
 /// Which rows are of which range, by the places of customers, which become those in their ranges.
-fn pieces_of(places: &mut [u32], how: &Scattering) -> Vec<(usize, Range<usize>)> {
+fn pieces_of(places: &mut [u32], ranges: &Ranges) -> Vec<(usize, Range<usize>)> {
     let mut pieces: Vec<(usize, Range<usize>)> = Vec::new();
     let mut begin = 0;
     // Keys ascend, and so do places where nobody is a stranger.
     if places.is_sorted() && places.last().is_some_and(|last| *last != NOBODY) {
         while let Some(first) = places.get(begin) {
-            let range = how.ranges.place(*first).0;
-            let rows = begin..begin + places[begin..].partition_point(|place| how.ranges.place(*place).0 == range);
+            let range = ranges.place(*first).0;
+            let rows = begin..begin + places[begin..].partition_point(|place| ranges.place(*place).0 == range);
             begin = rows.end;
             pieces.push((range, rows));
         }
-        places.iter_mut().for_each(|place| *place = how.ranges.place(*place).1);
+        places.iter_mut().for_each(|place| *place = ranges.place(*place).1);
         return pieces;
     }
     // Rows end where the next range begins.
     for (row, place) in places.iter_mut().enumerate().filter(|(_, place)| **place != NOBODY) {
-        let (range, local) = how.ranges.place(*place);
+        let (range, local) = ranges.place(*place);
         match pieces.last_mut() {
             Some((last, _)) if *last == range => {}
             last => {
@@ -169,5 +169,24 @@ impl StoredStates {
             }
         }
         Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_end_where_the_next_range_begins_and_strangers_may_lie_between_them() {
+        let ranges = Ranges::new(20, 8).and_strangers(3);
+        assert_eq!((ranges.of_population(), ranges.first_stranger()), (3, 24));
+        let mut places = vec![0, 3, 7, 8, 19];
+        assert_eq!(pieces_of(&mut places, &ranges), [(0, 0..3), (1, 3..4), (2, 4..5)]);
+        assert_eq!(places, [0, 3, 7, 0, 3]);
+        // Rows of nobody belong to the piece before them, the first ones to the first.
+        let mut places = vec![NOBODY, 1, NOBODY, 24, 25, 9, NOBODY];
+        assert_eq!(pieces_of(&mut places, &ranges), [(0, 0..3), (3, 3..5), (1, 5..7)]);
+        assert_eq!(places, [NOBODY, 1, NOBODY, 0, 1, 1, NOBODY]);
+        assert!(pieces_of(&mut [], &ranges).is_empty() && pieces_of(&mut [NOBODY], &ranges).is_empty());
     }
 }

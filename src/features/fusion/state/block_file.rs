@@ -110,7 +110,8 @@ pub struct Layout {
 
 fn schema(columns: &[ArrayRef], nullable: impl Fn(&ArrayRef) -> bool) -> SchemaRef {
     let name = |i: usize| if i == 0 { KEY.to_owned() } else { format!("s{i}") };
-    let field = |(i, column): (usize, &ArrayRef)| Field::new(name(i), column.data_type().clone(), i > 0 && nullable(column));
+    let field =
+        |(i, column): (usize, &ArrayRef)| Field::new(name(i), column.data_type().clone(), i > 0 && nullable(column));
     Arc::new(Schema::new(columns.iter().enumerate().map(field).collect::<Vec<_>>()))
 }
 

@@ -212,3 +212,111 @@ impl Rest {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, BooleanArray, ListArray};
+    use arrow::datatypes::{Field, Int64Type, Schema};
+    use parquet::arrow::ArrowWriter;
+    use parquet::arrow::arrow_reader::ArrowReaderOptions;
+    use parquet::basic::{Compression, Encoding};
+    use parquet::file::properties::{WriterProperties, WriterVersion};
+    use parquet::schema::types::ColumnPath;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// How a file is written, and how it is read: so many rows at a time, or passed over.
+    #[derive(Debug)]
+    struct Plan {
+        page: usize,
+        group: usize,
+        compression: Compression,
+        version: WriterVersion,
+        steps: Vec<(usize, bool)>,
+    }
+
+    fn plans() -> impl Strategy<Value = Plan> {
+        let compression = prop_oneof![Just(Compression::UNCOMPRESSED), Just(Compression::LZ4_RAW)];
+        let version = prop_oneof![Just(WriterVersion::PARQUET_1_0), Just(WriterVersion::PARQUET_2_0)];
+        let steps = prop::collection::vec((1usize..200, prop::bool::weighted(0.3)), 1..30);
+        (1usize..300, 1usize..700, compression, version, steps)
+            .prop_map(|(page, group, compression, version, steps)| Plan { page, group, compression, version, steps })
+    }
+
+    /// Numbers whose differences take any number of bits, and runs of the same one.
+    fn numbers() -> impl Strategy<Value = Vec<i64>> {
+        let some = (0u32..64, prop::collection::vec(any::<i64>(), 1..150), prop::bool::ANY);
+        let pieces = prop::collection::vec(some, 1..8);
+        pieces.prop_map(|pieces| {
+            let piece = |(shift, mut numbers, same): (u32, Vec<i64>, bool)| {
+                let first = numbers[0];
+                numbers.iter_mut().for_each(|x| *x = if same { first } else { *x >> shift });
+                numbers
+            };
+            pieces.into_iter().flat_map(piece).collect()
+        })
+    }
+
+    fn file(columns: &[ArrayRef], plan: &Plan) -> Packed {
+        let field = |(i, column): (usize, &ArrayRef)| {
+            Field::new(format!("c{i}"), column.data_type().clone(), column.null_count() > 0)
+        };
+        let schema = Arc::new(Schema::new(columns.iter().enumerate().map(field).collect::<Vec<_>>()));
+        let deltas = ColumnPath::from("c0");
+        let properties = WriterProperties::builder()
+            .set_compression(plan.compression)
+            .set_writer_version(plan.version)
+            .set_max_row_group_row_count(Some(plan.group))
+            .set_data_page_row_count_limit(plan.page)
+            .set_write_batch_size(plan.page)
+            .set_dictionary_page_size_limit(400)
+            .set_column_dictionary_enabled(deltas.clone(), false)
+            .set_column_encoding(deltas, Encoding::DELTA_BINARY_PACKED)
+            .build();
+        let mut bytes = Vec::new();
+        let mut writer = ArrowWriter::try_new(&mut bytes, Arc::clone(&schema), Some(properties)).unwrap();
+        writer.write(&RecordBatch::try_new(schema, columns.to_vec()).unwrap()).unwrap();
+        writer.close().unwrap();
+        Packed::Here(bytes.into())
+    }
+
+    proptest! {
+        #[test]
+        fn any_columns_are_read_any_rows_at_a_time(numbers in numbers(), plan in plans()) {
+            let rows = numbers.len();
+            let integers = Int64Array::from(numbers.clone());
+            let columns: Vec<ArrayRef> = vec![
+                Arc::new(integers.clone()),
+                // Some of them in a dictionary, until that is full.
+                Arc::new(Float64Array::from_iter_values(numbers.iter().map(|x| f64::from_bits(*x as u64)))),
+                Arc::new(Int64Array::from_iter(numbers.iter().map(|x| (x % 3 != 0).then_some(x % 50)))),
+                Arc::new(BooleanArray::from_iter(numbers.iter().map(|x| Some(x % 2 == 0)))),
+                Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>(
+                    numbers.iter().map(|x| Some((0..x.rem_euclid(4)).map(Some))))),
+                Arc::new(Int64Array::from_iter_values(numbers.iter().map(|x| x.rem_euclid(7)))),
+            ];
+            let file = file(&columns, &plan);
+            let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).unwrap();
+            let order = [5, 0, 4, 1, 3, 2];
+            let mut reader = Columns::new(file, metadata, &order).unwrap();
+            let mut next = 0;
+            for (step, skipped) in plan.steps.iter().copied().cycle() {
+                let step = step.min(rows - next);
+                if step == 0 {
+                    break;
+                }
+                if skipped {
+                    reader.skip(step).unwrap();
+                } else {
+                    for (read, column) in reader.read(step).unwrap().iter().zip(order) {
+                        // Bit by bit: NaN is not the same as itself.
+                        prop_assert_eq!(read.to_data(), columns[column].slice(next, step).to_data());
+                    }
+                }
+                next += step;
+            }
+            prop_assert!(reader.read(1).is_err());
+        }
+    }
+}

@@ -38,8 +38,8 @@ pub(super) use form::{Column, lists_of_bits, ones};
 pub use manifest::{BlockState, GroupState, Manifest, StateFile};
 use manifest::{Newest, Retired, SeenObject, TableState};
 use night::{Grouped, TableNight};
-use packed::Packed;
 pub(super) use night::{Night, Target};
+use packed::Packed;
 pub(super) use stored_block::{Asking, StoredBlock};
 
 use super::source::Source;

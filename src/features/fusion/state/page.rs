@@ -177,9 +177,16 @@ struct Places {
 }
 
 enum Run {
-    Same { place: usize, left: usize },
+    Same {
+        place: usize,
+        left: usize,
+    },
     /// Where it begins, and how many are read.
-    Packed { begin: usize, read: usize, count: usize },
+    Packed {
+        begin: usize,
+        read: usize,
+        count: usize,
+    },
 }
 
 impl Places {

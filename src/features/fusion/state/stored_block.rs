@@ -92,7 +92,8 @@ impl StoredBlock {
     ) -> std::result::Result<Self, String> {
         let said = |e: &dyn std::fmt::Display| e.to_string();
         let Some(file) = &state.file else { return Err("it has no file".to_owned()) };
-        if !packed.bytes().is_some_and(|bytes| bytes.len() as u64 == file.bytes && crc32c::crc32c(bytes) == file.crc32c) {
+        if !packed.bytes().is_some_and(|bytes| bytes.len() as u64 == file.bytes && crc32c::crc32c(bytes) == file.crc32c)
+        {
             return Err("its bytes are not those that were written".to_owned());
         }
         let metadata = ArrowReaderMetadata::load(&packed, ArrowReaderOptions::new()).map_err(|e| said(&e))?;
