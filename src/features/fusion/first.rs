@@ -63,10 +63,11 @@ impl FirstNumber {
         };
         let is_there = |nulls: Option<&NullBuffer>, row: usize| nulls.is_none_or(|nulls| nulls.is_valid(row));
         let nulls = (times.nulls(), array.nulls());
-        let rows = there.as_boolean().values().iter().zip(times.values()).zip(numbers).enumerate();
-        Ok(rows.map(move |(row, ((there, time), number))| {
+        let there = there.as_boolean().values();
+        let all = there.count_set_bits() == there.len();
+        Ok(times.values().iter().zip(numbers).enumerate().map(move |(row, (time, number))| {
             let time = is_there(nulls.0, row).then_some(*time);
-            there.then(|| self.place(time, is_there(nulls.1, row).then_some(number)))
+            (all || there.value(row)).then(|| self.place(time, is_there(nulls.1, row).then_some(number)))
         }))
     }
 
@@ -84,8 +85,18 @@ fn number(state: &Option<Place>) -> Option<i64> {
     state.filter(|place| !place.lacks_number).map(|place| place.number)
 }
 
+impl Place {
+    /// Whether it comes before another one. Mostly the times are there and differ.
+    fn is_before(&self, other: &Place) -> bool {
+        match self.time != other.time && self.rank.is_eq() && other.rank.is_eq() {
+            true => self.time < other.time,
+            false => self < other,
+        }
+    }
+}
+
 fn lead(last: bool, state: &mut Option<Place>, new: Place) {
-    if state.is_none_or(|old| if last { new > old } else { new < old }) {
+    if state.is_none_or(|old| if last { old.is_before(&new) } else { new.is_before(&old) }) {
         *state = Some(new);
     }
 }

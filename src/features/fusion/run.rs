@@ -281,7 +281,7 @@ fn rows(
         match rows.next().await {
             Ok(Some((matrix, Ok(batch)))) => Some((Ok((matrix, Ok(batch))), Some(rows))),
             Ok(Some(twice)) => Some((Ok(twice), None)),
-            Ok(None) => None,
+            Ok(None) => rows.end().await.err().map(|error| (Err(error), None)),
             Err(error) => Some((Err(error), None)),
         }
     })
@@ -291,9 +291,7 @@ impl Rows {
     async fn next(&mut self) -> Result<Option<Batch>> {
         // A range's rows of one matrix after the other.
         while self.current.is_none() || self.next == self.outputs.len() {
-            let Some((range, found)) = self.ranges.next().await? else {
-                return self.written().await.map(|()| None);
-            };
+            let Some((range, found)) = self.ranges.next().await? else { return Ok(None) };
             let RangeResult { files, exports } = match found? {
                 Ok(found) => found,
                 Err(twice) => return Ok(Some((0, Err(twice)))),
@@ -320,11 +318,12 @@ impl Rows {
         Ok(())
     }
 
-    /// Writes the files of states.
-    async fn written(&mut self) -> Result<()> {
-        let writing = std::mem::take(&mut self.writing);
-        let task = move || writing.into_par_iter().flatten_iter().for_each(Writing::finish);
-        tokio::task::spawn_blocking(task).await.map_err(|e| Error::infra("a writer failed").because(e))
+    /// Writes the files of states, and gives back what the pass held in the meantime.
+    async fn end(self) -> Result<()> {
+        let Rows { pass, ranges, writing, .. } = self;
+        let write = move || writing.into_par_iter().flatten_iter().for_each(Writing::finish);
+        let task = move || rayon::join(write, || drop((ranges, pass)));
+        tokio::task::spawn_blocking(task).await.map(drop).map_err(|e| Error::infra("a writer failed").because(e))
     }
 }
 
