@@ -34,7 +34,7 @@ const FOOTERS_IN_FLIGHT: usize = 32;
 /// A header line is looked for in this many bytes.
 const HEADER_BYTES: u64 = 256 << 10;
 /// Parquet's footer mostly fits into the last bytes of a file, and then takes one request.
-const FOOTER_BYTES: usize = 64 << 10;
+pub(super) const FOOTER_BYTES: usize = 64 << 10;
 /// How Hive writes a NULL into a folder's name.
 const HIVE_NULL: &str = "__HIVE_DEFAULT_PARTITION__";
 

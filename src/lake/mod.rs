@@ -115,6 +115,12 @@ impl Lake {
         Ok(Lake { tables, timezone, options: *options, runtime, nights, unrepeated })
     }
 
+    /// Lists the files of all tables, which sessions then find known.
+    pub async fn list(&self) -> Result<()> {
+        let all = self.tables.iter().map(|table| table.files.all(&table.spec));
+        futures::future::try_join_all(all).await.map(drop)
+    }
+
     /// A session in which the tables are as they were at `at`. Every file's schema is compared with the declaration here,
     /// and the `unique` checks run here; the other checks run within the queries.
     pub async fn session(&self, at: Visibility) -> Result<SessionContext> {

@@ -30,7 +30,7 @@ use datafusion::prelude::{Expr, ident};
 
 use super::check_scan::{CheckExec, Conditions, Sink};
 use super::checks::Checks;
-use super::files::{DataFile, TableFiles, csv_schema};
+use super::files::{DataFile, FOOTER_BYTES, TableFiles, csv_schema};
 use super::point_in_time::{Visibility, visible, visible_or_undated};
 use super::report::TableState;
 use super::tables;
@@ -170,9 +170,13 @@ impl LakeTable {
                 let cache = runtime.cache_manager.get_file_metadata_cache();
                 let readers = CachedParquetFileReaderFactory::new(Arc::clone(&self.files.store), cache);
                 let global = session.config_options().execution.parquet.clone();
-                let source = ParquetSource::new(schema)
+                let mut source = ParquetSource::new(schema)
                     .with_table_parquet_options(TableParquetOptions { global, ..TableParquetOptions::default() })
                     .with_parquet_file_reader_factory(Arc::new(readers));
+                // Far away a request takes longer than some bytes too many; on the disk it is the other way round.
+                if self.spec.url.scheme() != "file" {
+                    source = source.with_metadata_size_hint(FOOTER_BYTES);
+                }
                 self.read_files(session, Arc::new(source), self.parts.iter(), columns.to_vec())
             }
             Format::Csv => self.read_csv(session, &declared, columns),

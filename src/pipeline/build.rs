@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use futures::{Stream, StreamExt, join};
+use futures::{FutureExt, Stream, StreamExt, join, try_join};
 
 use super::{Plan, state};
 use crate::features::{FeatureSet, States};
@@ -39,11 +39,15 @@ pub async fn build(
 ) -> Result<Vec<BuiltMatrix>> {
     let lake = Lake::open(spec, engine)?;
     let look = async {
-        let states = match files {
-            [_] if !from_source => state::open(spec, engine, &lake, printer).await,
-            _ => None,
+        let open = async {
+            match files {
+                [_] if !from_source => state::open(spec, engine, &lake, printer).await,
+                _ => None,
+            }
         };
-        // What the folders hold is read while the job is planned: later sessions find it known.
+        // What the folders hold is read while the job is planned: later sessions find it known. States vouch for files that they
+        // know, so that these are not looked into.
+        let (states, ()) = try_join!(open.map(Ok), lake.list())?;
         for (as_of, _) in files {
             lake.session(Visibility::at(*as_of)).await?;
         }
@@ -54,7 +58,7 @@ pub async fn build(
     let plan = tokio::spawn(async move { Plan::new(&spec_of_plan).await });
     let plan = async { plan.await.map_err(|e| Error::infra("the planning was torn down").because(e))? };
     // What is wrong with the job is said rather than what is wrong with the lake.
-    let (states, plan) = join!(look, plan);
+    let (plan, states) = join!(plan, look);
     let (plan, states) = (plan?, states?);
     let features = plan.features.without_sequence();
     if let Some(states) = states {

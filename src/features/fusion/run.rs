@@ -10,7 +10,7 @@ use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::Expr;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::{DataFrame, SessionContext};
-use futures::{Stream, stream};
+use futures::{Stream, stream, try_join};
 use rayon::prelude::*;
 
 use super::cursor::{Cursor, Twice};
@@ -134,7 +134,15 @@ impl Fusion<'_> {
         };
         let found = Source::of(&recipes, self.states.is_some())?;
         let populations: Vec<DataFrame> = self.matrices.iter().map(|matrix| matrix.population.clone()).collect();
-        let inputs = Inputs::read(&reader, found, &populations, &matrix_of).await?;
+        let selects = async {
+            let selects = files().map(|(m, (file, _))| match file {
+                File::Fused(recipe) => select(self.matrices[m].context, recipe).map(Some),
+                _ => Ok(None),
+            });
+            selects.collect::<Result<Vec<_>>>()
+        };
+        // The expressions are made while tables and states are read.
+        let (inputs, selects) = try_join!(Inputs::read(&reader, found, &populations, &matrix_of), selects)?;
         let Inputs { populations, how, mut sources, nights } = inputs;
         let Scattering { keys, index, .. } = how.clone();
         let (ranges, strangers) = settle(&mut sources, &how)?;
@@ -144,11 +152,6 @@ impl Fusion<'_> {
                 writing.push(night.and_then(|night| Writing::new(night, states)));
             }
         }
-        let selects = files().map(|(m, (file, _))| match file {
-            File::Fused(recipe) => select(self.matrices[m].context, recipe).map(Some),
-            _ => Ok(None),
-        });
-        let selects = selects.collect::<Result<Vec<_>>>()?;
         let (mut outputs, mut members) = (Vec::new(), Vec::new());
         let mut place = 0;
         for (matrix, own) in self.matrices.into_iter().zip(populations) {

@@ -11,6 +11,7 @@ use parquet::basic::{Compression, Encoding};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::days::Block;
@@ -63,7 +64,7 @@ impl BlockWriter {
         drop(batches);
         let mut bytes = Vec::new();
         let (places, columns) = different(whole.columns());
-        let written = columns.into_iter().map(Form::of).collect::<Result<Vec<_>>>()?;
+        let written = columns.into_par_iter().map(Form::of).collect::<Result<Vec<_>>>()?;
         let (forms, columns): (Vec<Form>, Vec<ArrayRef>) = written.into_iter().unzip();
         // A column without NULL needs no bits that say so.
         let schema = schema(&columns, |column| column.null_count() > 0);

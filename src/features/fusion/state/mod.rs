@@ -49,6 +49,8 @@ use crate::{Error, Result, failpoint};
 
 /// Files that are read or written at a time.
 const IN_FLIGHT: usize = 16;
+/// Blocks of a night that are asked for at once: mostly all of them, for a store far away takes its time with each.
+const BLOCKS_IN_FLIGHT: usize = 64;
 /// A group that no night used for so long is forgotten.
 const UNUSED_DAYS: i64 = 30;
 /// A file that is in force no more is kept for so many nights, for runs that began before.
@@ -328,7 +330,7 @@ impl States {
                 tokio::task::spawn_blocking(open).await.map_err(|e| Error::infra("a reader failed").because(e))?;
             Ok((block, opened.map_err(|why| format!("`{url}`: {why}"))))
         });
-        stream::iter(read).buffer_unordered(IN_FLIGHT).try_collect().await
+        stream::iter(read).buffer_unordered(BLOCKS_IN_FLIGHT).try_collect().await
     }
 
     fn note(&self, words: String) {
