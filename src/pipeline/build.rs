@@ -28,8 +28,8 @@ pub struct BuiltMatrix {
 }
 
 /// Writes the features of everyone known at each date, one row per customer, sorted by key, into the file of the date; without one, it
-/// does everything but write. The dates share one pass over the tables, where what is visible at one of them is among what is visible later; one date alone uses
-/// the job's states, if there are any.
+/// does everything but write. The dates share one pass over the tables, where what is visible at one of them is among what is visible
+/// later; one date alone uses the job's states, if there are any.
 pub async fn build(
     spec: &JobSpec,
     files: &[(AsOf, Option<PathBuf>)],
