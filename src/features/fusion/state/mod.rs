@@ -320,7 +320,7 @@ impl States {
             let (own, layout) = (url.clone(), layout.clone());
             let open = move || {
                 let packed = match here {
-                    Some(path) => Packed::map(&path).map_err(|e| e.to_string())?,
+                    Some(path) => Packed::local(&path).map_err(|e| e.to_string())?,
                     None => fetched.map(Packed::Here).ok_or_else(|| "it is gone".to_owned())?,
                 };
                 StoredBlock::open(own, packed, &state, layout.as_ref())

@@ -50,10 +50,13 @@ fn mapped(file: &File) -> std::io::Result<Mmap> {
 }
 
 impl Packed {
-    /// A local file.
-    pub fn map(path: &Path) -> std::io::Result<Self> {
+    /// A local file; where the file system maps none, it is read.
+    pub fn local(path: &Path) -> std::io::Result<Self> {
         let on_disk = OnDisk::open(path, None)?;
-        Ok(Packed::Mapped(Bytes::from_owner(mapped(&on_disk.file)?), Arc::new(on_disk)))
+        Ok(match mapped(&on_disk.file) {
+            Ok(bytes) => Packed::Mapped(Bytes::from_owner(bytes), Arc::new(on_disk)),
+            Err(_) => Packed::Here(std::fs::read(path)?.into()),
+        })
     }
 
     /// What is in memory.

@@ -244,6 +244,8 @@ impl StoredBlock {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use arrow::array::{Array, AsArray, Float64Array, Int64Array};
     use arrow::datatypes::{DataType, Float64Type, Int64Type};
     use datafusion::execution::disk_manager::DiskManagerBuilder;
@@ -256,6 +258,10 @@ mod tests {
 
     /// A block whose states are the number of the row, and twice the half of it.
     fn block(layout: Option<&Layout>) -> std::result::Result<StoredBlock, String> {
+        block_in(layout, |path| Packed::local(path).unwrap())
+    }
+
+    fn block_in(layout: Option<&Layout>, pack: impl Fn(&Path) -> Packed) -> std::result::Result<StoredBlock, String> {
         let folder = tempfile::tempdir().unwrap();
         let block = Block { level: 0, index: 7 };
         let mut writer = BlockWriter::new(block, folder.path());
@@ -263,16 +269,17 @@ mod tests {
         let halves: ArrayRef = Arc::new(Float64Array::from_iter_values((0..ROWS).map(|row| row as f64 / 2.0)));
         writer.add(Arc::clone(&numbers), &[numbers, Arc::clone(&halves), halves]).unwrap();
         let written = writer.finish("group").unwrap();
-        let packed = Packed::map(&written.local).unwrap();
-        StoredBlock::open("file:///block".to_owned(), packed, &written.state, layout)
+        StoredBlock::open("file:///block".to_owned(), pack(&written.local), &written.state, layout)
     }
 
     #[test]
     fn rows_are_unpacked_as_they_are_asked_for_from_memory_and_from_disk() {
         let layout = Layout { key_type: DataType::Int64, states: 3 };
         let disk = Arc::new(DiskManagerBuilder::default().build().unwrap());
-        for on_disk in [false, true] {
-            let mut block = block(Some(&layout)).unwrap();
+        let fetched = |path: &Path| Packed::Here(std::fs::read(path).unwrap().into());
+        for (on_disk, mapped) in [(false, true), (true, true), (false, false), (true, false)] {
+            let block = if mapped { block(Some(&layout)) } else { block_in(Some(&layout), fetched) };
+            let mut block = block.unwrap();
             assert_eq!(block.rows(), ROWS);
             if on_disk {
                 assert!(block.memory() > 0);
