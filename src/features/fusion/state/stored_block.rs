@@ -185,10 +185,12 @@ impl StoredBlock {
         mut unpacked: MutexGuard<'_, Unpacked>,
         rows: Range<usize>,
     ) -> Result<Vec<Vec<Column>>> {
-        // First what is passed over, which another range may take.
-        for end in [rows.start, rows.end] {
+        // First what is passed over, some of which another range may take: a page at a time, so that little else is held with that.
+        while unpacked.rows < rows.start {
+            let end = rows.start.min(unpacked.rows + PAGE_ROWS);
             self.unpack(pass, &mut unpacked, end).map_err(|e| self.broken(e))?;
         }
+        self.unpack(pass, &mut unpacked, rows.end).map_err(|e| self.broken(e))?;
         let mut taken = Vec::new();
         for held in &mut unpacked.held {
             let (begin, end) = (held.rows.start.max(rows.start), held.rows.end.min(rows.end));
@@ -323,11 +325,23 @@ mod tests {
             assert!(held(&block, Asking::Population) <= 1);
         }
         assert_eq!(held(&block, Asking::Population), 0);
-        for rows in (0..3).map(strange) {
+        for rows in [2, 0, 1].map(strange) {
             let taken = block.take(Asking::Strangers, rows.clone()).unwrap();
             assert_eq!(taken[0][0].array.as_primitive::<Int64Type>().values(), &[rows.start as i64]);
         }
         assert_eq!(held(&block, Asking::Strangers), 0);
+    }
+
+    #[test]
+    fn little_is_held_of_what_is_passed_over() {
+        let mut block = block(None).unwrap();
+        block.ask(Asking::Strangers, vec![7..8, ROWS - 1..ROWS]);
+        for rows in [ROWS - 1..ROWS, 7..8] {
+            let taken = block.take(Asking::Strangers, rows.clone()).unwrap();
+            assert_eq!(taken[0][0].array.as_primitive::<Int64Type>().values(), &[rows.start as i64]);
+            let unpacked = block.passes[Asking::Strangers as usize].unpacked.lock().unwrap();
+            assert!(unpacked.held.iter().map(|held| held.rows.len()).sum::<usize>() <= PAGE_ROWS);
+        }
     }
 
     #[test]
