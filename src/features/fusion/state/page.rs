@@ -130,9 +130,10 @@ impl Deltas {
                 0 => return Ok(()),
                 missing if missing < self.length => {
                     let mut ready = std::mem::take(&mut self.ready);
+                    self.read = 0;
                     ready.clear();
                     self.piece(&mut ready)?;
-                    (self.ready, self.read) = (ready, 0);
+                    self.ready = ready;
                 }
                 _ => self.piece(into)?,
             }
@@ -340,4 +341,33 @@ fn varint(bytes: &[u8], at: &mut usize) -> Result<u64> {
 /// A number whose lowest bit is its sign.
 fn zigzag(number: u64) -> i64 {
     (number >> 1) as i64 ^ -((number & 1) as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What any number of reads of a page say, the second time too.
+    fn read(bytes: &[u8], encoding: Encoding, counts: &[usize]) -> Vec<Option<Vec<i64>>> {
+        let mut page = Page::new(Bytes::copy_from_slice(bytes), encoding, 200).unwrap();
+        let read = counts.iter().map(|count| {
+            let mut into = Vec::new();
+            page.read(*count, &[5, 6], &mut into).ok().map(|()| into)
+        });
+        read.collect()
+    }
+
+    #[test]
+    fn pages_that_end_too_early_are_errors_however_often_they_are_read() {
+        // Blocks of 128 in 4 pieces, 200 numbers, the first of them 3; then widths without what they are of.
+        let deltas = [0x80, 1, 4, 0xc8, 1, 6, 0, 7, 7, 7, 7];
+        let found = read(&deltas, Encoding::DELTA_BINARY_PACKED, &[1, 5, 5, 100]);
+        assert_eq!(found, [Some(vec![3]), None, None, None]);
+        assert_eq!(read(&[0; 12], Encoding::PLAIN, &[1, 1, 1]), [Some(vec![0]), None, None]);
+        // A run of three times the second value, and then a place that the dictionary has not.
+        let places = [2, 6, 1, 2, 3];
+        assert_eq!(read(&places, Encoding::RLE_DICTIONARY, &[3, 1, 1]), [Some(vec![6, 6, 6]), None, None]);
+        assert!(Page::new(Bytes::new(), Encoding::RLE_DICTIONARY, 1).is_err());
+        assert!(Page::new(Bytes::new(), Encoding::DELTA_BINARY_PACKED, 1).is_err());
+    }
 }
