@@ -18,6 +18,7 @@ pub mod publish;
 mod read;
 mod report;
 mod session;
+mod spans;
 mod store;
 mod tables;
 mod traffic;

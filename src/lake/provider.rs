@@ -33,8 +33,8 @@ use super::checks::Checks;
 use super::files::{DataFile, FOOTER_BYTES, TableFiles, csv_schema};
 use super::point_in_time::{Visibility, visible, visible_or_undated};
 use super::report::TableState;
-use super::tables;
 use super::unique::Repeats;
+use super::{spans, tables};
 use crate::spec::{CheckRule, Format, TableSpec};
 
 /// A declared table at one visibility.
@@ -174,7 +174,7 @@ impl LakeTable {
                     .with_table_parquet_options(TableParquetOptions { global, ..TableParquetOptions::default() })
                     .with_parquet_file_reader_factory(Arc::new(readers));
                 // Far away a request takes longer than some bytes too many; on the disk it is the other way round.
-                if self.spec.url.scheme() != "file" {
+                if !self.is_local() {
                     source = source.with_metadata_size_hint(FOOTER_BYTES);
                 }
                 self.read_files(session, Arc::new(source), self.parts.iter(), columns.to_vec())
@@ -211,6 +211,10 @@ impl LakeTable {
         UnionExec::try_new(layouts.into_iter().map(read).collect::<FusionResult<_>>()?)
     }
 
+    fn is_local(&self) -> bool {
+        self.spec.url.scheme() == "file"
+    }
+
     fn table_schema(&self, file_schema: &SchemaRef) -> TableSchema {
         let partitions: Vec<_> = tables::partition_fields(&self.spec).map(Arc::new).collect();
         TableSchema::builder(Arc::clone(file_schema)).with_table_partition_cols(partitions).build()
@@ -223,15 +227,20 @@ impl LakeTable {
         files: impl Iterator<Item = &'a DataFile>,
         columns: Vec<usize>,
     ) -> FusionResult<Arc<dyn ExecutionPlan>> {
-        let (mut parts, mut rows) = (Vec::new(), Some(0));
-        for file in files {
-            rows = rows.zip(self.files.opened(file).and_then(|opened| opened.rows)).map(|(all, these)| all + these);
+        let part = |file: &DataFile| {
             let part = PartitionedFile::new_from_meta(file.meta.clone());
-            parts.push(part.with_partition_values(file.values.clone()));
-        }
+            let rows = self.files.opened(file).and_then(|opened| opened.rows);
+            (part.with_partition_values(file.values.clone()), rows)
+        };
+        let (parts, rows): (Vec<_>, Vec<Option<usize>>) = files.map(part).unzip();
+        let rows: Option<Vec<usize>> = rows.into_iter().collect();
         let mut statistics = Statistics::new_unknown(source.table_schema().table_schema());
-        statistics.num_rows = rows.map_or(Precision::Absent, Precision::Inexact);
-        let groups = FileGroup::new(parts).split_files(session.config().target_partitions());
+        statistics.num_rows = rows.as_ref().map_or(Precision::Absent, |rows| Precision::Inexact(rows.iter().sum()));
+        let threads = session.config().target_partitions();
+        let groups = match rows.filter(|rows| self.is_local() && rows.len() < threads) {
+            Some(rows) => spans::groups(&parts, &rows, threads),
+            None => FileGroup::new(parts).split_files(threads),
+        };
         let config = FileScanConfigBuilder::new(self.files.store_url.clone(), source)
             .with_file_groups(groups)
             .with_statistics(statistics)
