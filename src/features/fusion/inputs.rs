@@ -32,7 +32,7 @@ impl Inputs {
         matrix_of: &[usize],
     ) -> Result<Inputs> {
         let before = Before { reader, sources: &sources, populations, matrix_of };
-        let states = try_join_all(sources.iter().map(|source| reader.night(source)));
+        let states = try_join_all(sources.iter().map(|source| reader.night(source, &[])));
         let ((populations, how, mut entity), nights) = try_join!(before.read(), states)?;
         // States leave few rows to read. Where there are none yet, a source alone takes the memory that there is.
         let few = |(source, night): (&Source, &Option<Night>)| {

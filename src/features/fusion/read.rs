@@ -11,6 +11,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::memory::MemoryStream;
 use datafusion::prelude::DataFrame;
+use futures::try_join;
 use rayon::prelude::*;
 
 use super::keys::{KeyIndex, Keys};
@@ -18,7 +19,7 @@ use super::population::{self, Partitions};
 use super::scatter::{Ranges, Scattered, Scattering};
 use super::shard::Shard;
 use super::source::Source;
-use super::state::{Night, States, Target};
+use super::state::{Broken, Night, States, Target};
 use super::stored::{Stored, StoredStates};
 use super::written::Writing;
 use crate::{Error, Result};
@@ -57,15 +58,12 @@ impl Reader<'_> {
         self.states.is_none() || source.unsteady().is_some()
     }
 
-    /// What stands in for the rows of a source.
-    pub(super) async fn night(&self, source: &Source) -> Result<Option<Night>> {
+    /// What stands in for the rows of a source; some blocks are known to be broken.
+    pub(super) async fn night(&self, source: &Source, broken: &[Broken]) -> Result<Option<Night>> {
         let Some(states) = self.states else { return Ok(None) };
         let names = source.recipes().filter_map(|place| self.names.get(place));
         let names: Vec<String> = names.map(|name| (*name).to_owned()).collect();
-        let began = Instant::now();
-        let night = states.night(source, &names, self.key_type, &self.runtime).await?;
-        tracing::debug!(files = source.shares.len(), seconds = began.elapsed().as_secs_f64(), "states were read");
-        Ok(night)
+        states.night(source, &names, self.key_type, broken, &self.runtime).await
     }
 
     /// Reads the rows of a source, or those of the days that have no states. Where these are many, they get states first.
@@ -77,47 +75,65 @@ impl Reader<'_> {
         how: &Scattering,
     ) -> Result<(Read, Option<Night>)> {
         let began = Instant::now();
-        while let (Some(states), Some(slice)) = (self.states, night.take_if(|night| night.is_slice)) {
-            match self.write_slice(source.clone(), slice, matrix, how, states).await {
-                Ok(()) => states.commit_slice().await,
-                // Whatever is wrong with the rows shows when they are read for the matrix.
-                Err(error) => states.give_up(&error),
-            }
-            night = self.night(&source).await?;
-        }
-        let read = match &mut night {
-            Some(night) => self.beside_states(source, night, matrix, how).await?,
-            None => {
+        let mut broken = Vec::new();
+        let read = loop {
+            let (Some(states), Some(found)) = (self.states, &mut night) else {
                 let streams = self.streams(source.plan.clone(), matrix).await?;
-                self.scatter(source, streams, how).await?
+                break self.scatter(source, streams, how).await?;
+            };
+            let again = if found.is_slice {
+                match self.write_slice(source.clone(), found, matrix, how, states).await {
+                    Ok(Ok(())) => {
+                        states.commit_slice().await;
+                        Vec::new()
+                    }
+                    Ok(Err(more)) => more,
+                    // Whatever is wrong with the rows shows when they are read for the matrix.
+                    Err(error) => {
+                        states.give_up(&error);
+                        Vec::new()
+                    }
+                }
+            } else {
+                match self.beside_states(source.clone(), found, matrix, how).await? {
+                    Ok(read) => break read,
+                    Err(more) => more,
+                }
+            };
+            // What was broken before a slice was written is there again.
+            if again.is_empty() {
+                broken.clear();
             }
+            for Broken { why, .. } in &again {
+                states.note(format!("states of `{}` are computed again: {why}", found.group.table));
+            }
+            broken.extend(again);
+            night = self.night(&source, &broken).await?;
         };
         let files = read.source.shares.len();
         tracing::debug!(files, seconds = began.elapsed().as_secs_f64(), "a source was read");
         Ok((read, night))
     }
 
-    /// Reads the rows that no states stand in for, while the keys of states are looked up.
+    /// Reads the rows that no states stand in for, while states come and their keys are looked up; some of them may be broken.
     async fn beside_states(
         &self,
         mut source: Source,
         night: &mut Night,
         matrix: usize,
         how: &Scattering,
-    ) -> Result<Read> {
+    ) -> Result<std::result::Result<Read, Vec<Broken>>> {
         source.refine(night.edges.iter().copied())?;
-        let (own, index) = (std::mem::take(&mut night.stored), Arc::clone(&how.index));
-        let placed = tokio::task::spawn_blocking(move || {
-            own.into_par_iter().map(|(bucket, block)| Stored::new(bucket, block, &index)).collect::<Result<_>>()
-        });
-        let streams = match night.scan.clone() {
-            Some(plan) => self.streams(plan, matrix).await?,
-            None => Vec::new(),
+        let rows = async {
+            let streams = match night.scan.clone() {
+                Some(plan) => self.streams(plan, matrix).await?,
+                None => Vec::new(),
+            };
+            self.scatter(source, streams, &Scattering { keep_strangers: true, ..how.clone() }).await
         };
-        let mut read = self.scatter(source, streams, &Scattering { keep_strangers: true, ..how.clone() }).await?;
-        read.stored = Some(placed.await.map_err(|e| Error::infra("a search for keys failed").because(e))??);
+        let (mut read, stored) = try_join!(rows, Stored::all(std::mem::take(&mut night.blocks), &how.index))?;
         read.targets.clone_from(&night.targets);
-        Ok(read)
+        Ok(stored.map(|stored| Read { stored: Some(stored), ..read }))
     }
 
     /// Reads the rows of a source.
@@ -148,19 +164,22 @@ impl Reader<'_> {
         self.scatter(source, streams.collect::<Result<_>>()?, how).await
     }
 
-    /// Writes the states of some days down, and makes nothing else of them.
+    /// Writes the states of some days down, and makes nothing else of them; those that they are made of may be broken.
     async fn write_slice(
         &self,
         source: Source,
-        mut slice: Night,
+        slice: &mut Night,
         matrix: usize,
         how: &Scattering,
         states: &Arc<States>,
-    ) -> Result<()> {
-        let mut read = [self.beside_states(source, &mut slice, matrix, how).await?];
+    ) -> Result<std::result::Result<(), Vec<Broken>>> {
+        let mut read = match self.beside_states(source, slice, matrix, how).await? {
+            Ok(read) => [read],
+            Err(broken) => return Ok(Err(broken)),
+        };
         let (ranges, strangers) = settle(&mut read, how)?;
         let [read] = read;
-        let Some(mut writing) = Writing::new(slice, states) else { return Ok(()) };
+        let Some(mut writing) = Writing::new(slice, states) else { return Ok(Ok(())) };
         let keys = how.keys.clone();
         let task = move || {
             // One after the other: what one range unpacks of its neighbours' states is then taken soon.
@@ -178,7 +197,7 @@ impl Reader<'_> {
                 writing.add(keys.array(), exports)?;
             }
             writing.finish();
-            Ok(())
+            Ok(Ok(()))
         };
         tokio::task::spawn_blocking(task).await.map_err(|e| Error::infra("a slice failed").because(e))?
     }

@@ -149,7 +149,7 @@ impl Fusion<'_> {
         let mut writing = Vec::new();
         if let Some(states) = &self.states {
             for night in nights {
-                writing.push(night.and_then(|night| Writing::new(night, states)));
+                writing.push(night.and_then(|night| Writing::new(&night, states)));
             }
         }
         let (mut outputs, mut members) = (Vec::new(), Vec::new());

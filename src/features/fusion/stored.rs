@@ -1,16 +1,18 @@
 //! Written states of past days by ranges of customers, unpacked as the ranges come.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use arrow::array::{ArrayRef, UInt32Array};
 use arrow::compute::take;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use rayon::prelude::*;
+use tokio::sync::oneshot;
 
 use super::keys::{KeyIndex, NOBODY};
 use super::scatter::{Ranges, Scattering};
-use super::state::{Asking, Column, StoredBlock};
-use crate::Result;
+use super::state::{Asking, Broken, Column, Coming, StoredBlock};
+use crate::{Error, Result};
 
 /// Written states of one block of days.
 pub(super) struct Stored {
@@ -23,6 +25,34 @@ pub(super) struct Stored {
 }
 
 impl Stored {
+    /// All blocks that come; those that are broken, if any are.
+    pub async fn all(
+        mut coming: Coming,
+        index: &Arc<KeyIndex>,
+    ) -> Result<std::result::Result<Vec<Stored>, Vec<Broken>>> {
+        let (mut placing, mut broken) = (Vec::new(), Vec::new());
+        while let Some((bucket, opened)) = coming.next().await? {
+            match opened {
+                Ok(block) => {
+                    let (placed, found) = oneshot::channel();
+                    let index = Arc::clone(index);
+                    rayon::spawn(move || drop(placed.send(Stored::new(bucket, block, &index))));
+                    placing.push(found);
+                }
+                Err(found) => broken.push(found),
+            }
+        }
+        if !broken.is_empty() {
+            return Ok(Err(broken));
+        }
+        let mut stored = Vec::new();
+        for found in placing {
+            stored.push(found.await.map_err(|e| Error::infra("a search for keys failed").because(e))??);
+        }
+        stored.sort_by_key(|stored| stored.bucket);
+        Ok(Ok(stored))
+    }
+
     /// Finds the keys of a block among the population's.
     pub fn new(bucket: usize, block: StoredBlock, index: &KeyIndex) -> Result<Self> {
         let mut places = Vec::with_capacity(block.rows());

@@ -19,7 +19,7 @@ pub(super) struct Writing {
 
 impl Writing {
     /// What a night writes; nothing where there is no room for it.
-    pub fn new(night: Night, states: &Arc<States>) -> Option<Self> {
+    pub fn new(night: &Night, states: &Arc<States>) -> Option<Self> {
         let folder = match states.folder() {
             Ok(folder) => folder,
             Err(error) => {
@@ -28,7 +28,7 @@ impl Writing {
             }
         };
         let writers = night.targets.iter().map(|target| BlockWriter::new(target.block, &folder)).collect();
-        Some(Writing { states: Arc::clone(states), group: night.group, writers })
+        Some(Writing { states: Arc::clone(states), group: night.group.clone(), writers })
     }
 
     /// Adds the states of a range of customers, whose keys these are.

@@ -12,6 +12,7 @@
 
 mod block_file;
 mod columns;
+mod coming;
 mod days;
 mod form;
 mod manifest;
@@ -29,17 +30,18 @@ use chrono::NaiveDate;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use futures::{StreamExt, TryStreamExt, stream};
 use tempfile::TempDir;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::OnceCell;
 
 use block_file::Layout;
 pub(super) use block_file::{BlockWriter, WrittenBlock};
+use coming::Opener;
+pub(super) use coming::{Broken, Coming};
 pub use days::Block;
 pub(super) use form::{Column, lists_of_bits, ones};
 pub use manifest::{BlockState, GroupState, Manifest, StateFile};
 use manifest::{Newest, Retired, SeenObject, TableState};
 use night::{Grouped, TableNight};
 pub(super) use night::{Night, Target};
-use packed::Packed;
 pub(super) use stored_block::{Asking, StoredBlock};
 
 use super::source::Source;
@@ -49,8 +51,6 @@ use crate::{Error, Result, failpoint};
 
 /// Files that are read or written at a time.
 const IN_FLIGHT: usize = 16;
-/// Blocks of a night that are asked for at once: mostly all of them, for a store far away takes its time with each.
-const BLOCKS_IN_FLIGHT: usize = 64;
 /// A group that no night used for so long is forgotten.
 const UNUSED_DAYS: i64 = 30;
 /// A file that is in force no more is kept for so many nights, for runs that began before.
@@ -59,8 +59,7 @@ const RETIRED_DAYS: i64 = 2;
 /// The states of a job.
 pub struct States {
     store: Store,
-    /// A turn for each thread that opens blocks.
-    decoders: Semaphore,
+    opener: Arc<Opener>,
     standing: Mutex<Standing>,
     today: Mutex<Today>,
 }
@@ -121,7 +120,8 @@ impl States {
         });
         let standing = Standing { number, manifest: manifest.map(Arc::new), trusted: true, lost: false };
         let (standing, today) = (Mutex::new(standing), Mutex::new(today));
-        Ok(Some(States { store, decoders: Semaphore::new(threads.max(1)), standing, today }))
+        let opener = Arc::new(Opener::new(store.clone(), threads));
+        Ok(Some(States { store, opener, standing, today }))
     }
 
     /// Writes nothing.
@@ -133,10 +133,14 @@ impl States {
     pub async fn damaged(&self, manifest: &Manifest) -> Result<Vec<String>> {
         let mut wrong = Vec::new();
         for group in &manifest.groups {
-            let blocks = group.blocks.iter().filter(|state| state.file.is_some()).cloned().collect();
-            let read = self.load(blocks, None).await?.into_iter();
-            wrong.extend(read.filter_map(|(_, read)| read.and_then(StoredBlock::check).err()));
+            let blocks = group.blocks.iter().filter(|state| state.file.is_some()).cloned().enumerate();
+            let mut coming = self.opener.open(blocks, None);
+            while let Some((_, opened)) = coming.next().await? {
+                wrong.extend(opened.map_err(|broken| broken.why).and_then(StoredBlock::check).err());
+            }
         }
+        // They come in any order.
+        wrong.sort();
         Ok(wrong)
     }
 
@@ -169,12 +173,13 @@ impl States {
         });
     }
 
-    /// What a source reads tonight; `None` where it reads all of its rows, and a note says why.
+    /// What a source reads tonight, but for some blocks, which are broken; `None` where it reads all of its rows, and a note says why.
     pub(super) async fn night(
         &self,
         source: &Source,
         files: &[String],
         key_type: &DataType,
+        broken: &[Broken],
         runtime: &RuntimeEnv,
     ) -> Result<Option<Night>> {
         let grouped = match Grouped::of(source, key_type) {
@@ -194,7 +199,7 @@ impl States {
         };
         self.today().as_of = Some(as_of);
         let layout = Layout { key_type: key_type.clone(), states: source.state_columns() };
-        grouped.night(self, &table, files.to_vec(), layout).await.map(Some)
+        grouped.night(self, &table, files.to_vec(), &layout, broken).map(Some)
     }
 
     /// A folder for blocks until they are committed.
@@ -304,36 +309,8 @@ impl States {
         looked_at.get_or_try_init(look).await.cloned()
     }
 
-    /// Opens blocks whose columns are known, or whatever they have; what is wrong with one is said beside it.
-    async fn load(
-        &self,
-        blocks: Vec<BlockState>,
-        layout: Option<Layout>,
-    ) -> Result<Vec<(Block, std::result::Result<StoredBlock, String>)>> {
-        let (decoders, layout) = (&self.decoders, &layout);
-        let read = blocks.into_iter().map(|state| async move {
-            let Some(file) = state.file.clone() else { return Ok((state.block, Err("it has no file".to_owned()))) };
-            let (block, url) = (state.block, self.store.url_of(&file.path).to_string());
-            // A file is read where it is decoded; what comes over the network comes while others are decoded.
-            let here = self.store.local_path(&file.path)?;
-            let fetched = if here.is_some() { None } else { self.store.find(&file.path).await? };
-            let (own, layout) = (url.clone(), layout.clone());
-            let open = move || {
-                let packed = match here {
-                    Some(path) => Packed::local(&path).map_err(|e| e.to_string())?,
-                    None => fetched.map(Packed::Here).ok_or_else(|| "it is gone".to_owned())?,
-                };
-                StoredBlock::open(own, packed, &state, layout.as_ref())
-            };
-            let _turn = decoders.acquire().await.map_err(|e| Error::infra("no decoder is left").because(e))?;
-            let opened =
-                tokio::task::spawn_blocking(open).await.map_err(|e| Error::infra("a reader failed").because(e))?;
-            Ok((block, opened.map_err(|why| format!("`{url}`: {why}"))))
-        });
-        stream::iter(read).buffer_unordered(BLOCKS_IN_FLIGHT).try_collect().await
-    }
-
-    fn note(&self, words: String) {
+    /// Keeps what the reader of a log should know.
+    pub(super) fn note(&self, words: String) {
         self.today().notes.push(words);
     }
 

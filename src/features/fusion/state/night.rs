@@ -10,9 +10,9 @@ use datafusion::logical_expr::{Expr, LogicalPlan, lit};
 
 use super::States;
 use super::block_file::Layout;
+use super::coming::{Broken, Coming};
 use super::days::{Block, Calendar, Piece};
 use super::manifest::{BlockState, GroupState, SeenObject, TableState, VERSION, overlap};
-use super::stored_block::StoredBlock;
 use crate::error::Class;
 use crate::features::fusion::source::{Dated, Source};
 use crate::features::part::time_literal;
@@ -33,8 +33,8 @@ pub(in crate::features) struct Night {
     pub scan: Option<LogicalPlan>,
     /// The edges of the pieces and of the windows.
     pub edges: Vec<AsOf>,
-    /// Stored states, and their buckets between the edges.
-    pub stored: Vec<(usize, StoredBlock)>,
+    /// Stored states, by their buckets between the edges.
+    pub blocks: Coming,
     /// What is to be written.
     pub targets: Vec<Target>,
     /// Whether these are only some of the days: states of them come first, and the matrix has to wait.
@@ -148,7 +148,14 @@ impl<'a> Grouped<'a> {
     }
 
     /// What is read at its date.
-    pub async fn night(self, states: &States, table: &TableNight, files: Vec<String>, layout: Layout) -> Result<Night> {
+    pub fn night(
+        self,
+        states: &States,
+        table: &TableNight,
+        files: Vec<String>,
+        layout: &Layout,
+        broken: &[Broken],
+    ) -> Result<Night> {
         let until = self.dated.until;
         let as_of = day_of(until);
         let edges: Vec<i32> = self.dated.edges.iter().map(|edge| day_of(*edge)).collect();
@@ -161,32 +168,14 @@ impl<'a> Grouped<'a> {
         let blocks = states.group(&self.identity).map_or(Vec::new(), |group| group.blocks).into_iter();
         let valid = blocks.filter(|state| {
             let days = state.block.days();
-            days.end <= as_of && table.is_as_seen(&days)
+            let is_broken = broken.iter().any(|broken| broken.block == state.block);
+            days.end <= as_of && table.is_as_seen(&days) && !is_broken
         });
-        let mut valid: BTreeMap<Block, BlockState> = valid.map(|state| (state.block, state)).collect();
-        let mut loaded: BTreeMap<Block, StoredBlock> = BTreeMap::new();
-        let takes = states.writes_at(until.date());
-        let (slice, pieces, writes) = loop {
-            let (slice, pieces, writes) = reach_out(&calendar, &edges, &valid, takes, table);
-            let wanted = pieces.iter().filter(|piece| piece.stored && !loaded.contains_key(&piece.block));
-            let wanted = wanted.filter_map(|piece| valid.get(&piece.block)).filter(|state| state.file.is_some());
-            let mut whole = true;
-            for (block, read) in states.load(wanted.cloned().collect(), Some(layout.clone())).await? {
-                match read {
-                    Ok(stored) => {
-                        loaded.insert(block, stored);
-                    }
-                    Err(why) => {
-                        states.note(format!("states of `{}` are computed again: {why}", table.state.name));
-                        valid.remove(&block);
-                        whole = false;
-                    }
-                }
-            }
-            if whole {
-                break (slice, pieces, writes);
-            }
-        };
+        let valid: BTreeMap<Block, BlockState> = valid.map(|state| (state.block, state)).collect();
+        let (slice, pieces, writes) = reach_out(&calendar, &edges, &valid, states.writes_at(until.date()), table);
+        let stored = pieces.iter().enumerate().filter(|(_, piece)| piece.stored);
+        let stored = stored.filter_map(|(place, piece)| Some((place + 1, valid.get(&piece.block)?.clone())));
+        let blocks = states.opener.open(stored.filter(|(_, state)| state.file.is_some()), Some(layout));
         let mut targets = if writes { targets(&calendar, &pieces, &valid) } else { Vec::new() };
         if let Some(block) = slice.filter(|_| targets.is_empty()) {
             // On the way to a greater block, whose rows are too many.
@@ -196,8 +185,6 @@ impl<'a> Grouped<'a> {
         let begins = edges.iter().copied().filter(|_| slice.is_none());
         let starts = pieces.iter().map(|piece| piece.block.days().start).chain(begins);
         let day = |day: i32| AsOf::new(NaiveDate::default() + chrono::Duration::days(i64::from(day)), until.timezone());
-        let stored = pieces.iter().enumerate().filter_map(|(i, piece)| Some((i + 1, loaded.remove(&piece.block)?)));
-        let stored = stored.collect();
         let fresh = spans(&pieces);
         tracing::debug!(
             table = table.state.name,
@@ -213,7 +200,7 @@ impl<'a> Grouped<'a> {
         let edges = [last].into_iter().chain(starts).map(day).collect();
         let (table, used) = (table.state.name.clone(), until.date());
         let group = GroupState { identity: self.identity, table, files, used, blocks: kept };
-        Ok(Night { scan, edges, stored, targets, is_slice, group })
+        Ok(Night { scan, edges, blocks, targets, is_slice, group })
     }
 
     /// The rows of some days, from the files that have any.
