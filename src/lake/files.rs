@@ -12,13 +12,17 @@ use arrow::array::Array;
 use arrow::datatypes::{Field, Schema};
 use chrono::{DateTime, Utc};
 use datafusion::common::ScalarValue;
+use datafusion::datasource::physical_plan::parquet::CachedParquetMetaData;
 use datafusion::datasource::physical_plan::parquet::metadata::DFParquetMetadata;
+use datafusion::execution::cache::cache_manager::CachedFileMetadataEntry;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use parquet::DecodeResult;
 use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaDataPushDecoder};
 use tokio::sync::OnceCell;
 use url::Url;
 
@@ -258,24 +262,29 @@ impl TableFiles {
         Ok(problems)
     }
 
-    /// Refuses a file whose end is no Parquet footer. The Parquet reader panics where the footer says that it is longer
-    /// than the file, so its length is looked at before.
-    async fn check_tail(&self, file: &DataFile) -> Result<()> {
-        const TAIL: u64 = 8;
+    /// Reads the end of a file, where its footer mostly is: that is known then. A file whose end is no footer is refused: the Parquet
+    /// reader panics where a footer says that it is longer than the file.
+    async fn read_end(&self, file: &DataFile, runtime: &RuntimeEnv) -> Result<()> {
+        const TAIL: usize = 8;
         let (path, size) = (&file.meta.location, file.meta.size);
-        let tail = self.store.get_range(path, size.saturating_sub(TAIL)..size).await;
-        let tail = tail.map_err(|e| store::failed(&self.url_of(path), "read", e))?;
-        let whole = match <[u8; TAIL as usize]>::try_from(tail.as_ref()) {
-            Ok([a, b, c, d, magic @ ..]) => {
-                magic == *b"PAR1" && u64::from(u32::from_le_bytes([a, b, c, d])) + TAIL <= size
-            }
-            Err(_) => false,
-        };
-        if whole {
-            return Ok(());
+        let range = size.saturating_sub(FOOTER_BYTES as u64)..size;
+        let end = self.store.get_range(path, range.clone()).await;
+        let end = end.map_err(|e| store::failed(&self.url_of(path), "read", e))?;
+        let is_whole = end.last_chunk::<TAIL>().is_some_and(|[a, b, c, d, magic @ ..]| {
+            magic == b"PAR1" && u64::from(u32::from_le_bytes([*a, *b, *c, *d])) + TAIL as u64 <= size
+        });
+        if !is_whole {
+            return Err(Error::user(format!("`{}` is no whole Parquet file", self.url_of(path)))
+                .hint("was its upload cut off? write it again, or remove it"));
         }
-        Err(Error::user(format!("`{}` is no whole Parquet file", self.url_of(path)))
-            .hint("was its upload cut off? write it again, or remove it"))
+        let mut decoder = ParquetMetaDataPushDecoder::try_new(size)?.with_page_index_policy(PageIndexPolicy::Optional);
+        decoder.push_range(range, end)?;
+        if let DecodeResult::Data(footer) = decoder.try_decode()? {
+            let footer = Arc::new(CachedParquetMetaData::new(Arc::new(footer)));
+            let entry = CachedFileMetadataEntry::new(file.meta.clone(), footer);
+            runtime.cache_manager.get_file_metadata_cache().put(path, entry);
+        }
+        Ok(())
     }
 
     /// The least and the greatest event time of a file, by its footer; `None` where no row has one, an error where the footer
@@ -318,7 +327,7 @@ impl TableFiles {
     }
 
     async fn footer(&self, file: &DataFile, runtime: &RuntimeEnv) -> Result<(Schema, Option<usize>)> {
-        self.check_tail(file).await?;
+        self.read_end(file, runtime).await?;
         let footer = self.parquet(file, runtime);
         let rows = footer.fetch_metadata().await?.file_metadata().num_rows();
         Ok((footer.fetch_schema().await?, usize::try_from(rows).ok()))

@@ -41,9 +41,9 @@ struct Written {
 }
 
 impl Written {
-    /// The slots and the numbers of their values.
-    fn pairs(&self) -> impl Iterator<Item = (usize, u32)> + '_ {
-        let slots = self.bits.values().iter().enumerate();
+    /// The slots below this one and the numbers of their values.
+    fn pairs(&self, end: usize) -> impl Iterator<Item = (usize, u32)> + '_ {
+        let slots = self.bits.values().iter().enumerate().take(end.saturating_sub(self.first));
         slots.flat_map(move |(row, bits)| ones(*bits as u64).map(move |bit| (self.first + row, self.values[bit])))
     }
 }
@@ -163,10 +163,10 @@ impl Distinct {
         self.values.len().div_ceil(64).max(1)
     }
 
-    /// Every slot with its values.
-    fn all_pairs(&self) -> impl Iterator<Item = u64> + '_ {
-        let written = self.written.iter().flat_map(Written::pairs).map(|(slot, value)| pair_of(slot, value));
-        self.pairs.iter().copied().chain(written)
+    /// Every slot below this one with its values, and maybe others.
+    fn pairs_below(&self, end: usize) -> impl Iterator<Item = u64> + '_ {
+        let written = self.written.iter().flat_map(move |written| written.pairs(end));
+        self.pairs.iter().copied().chain(written.map(|(slot, value)| pair_of(slot, value)))
     }
 
     /// A bit per value and slot.
@@ -184,7 +184,7 @@ impl Distinct {
                 let own = bits[written.first..].iter_mut().zip(written.bits.values());
                 own.for_each(|(to, from)| *to = *from as u64);
             } else {
-                let own = written.pairs();
+                let own = written.pairs(slots);
                 own.for_each(|(slot, value)| set(&mut bits[slot * words..][..words], value as usize));
             }
         }
@@ -193,7 +193,7 @@ impl Distinct {
 
     /// The different pairs, slot by slot.
     fn sorted(&self) -> Vec<u64> {
-        let mut pairs: Vec<u64> = self.all_pairs().collect();
+        let mut pairs: Vec<u64> = self.pairs_below(usize::MAX).collect();
         pairs.sort_unstable();
         pairs.dedup();
         pairs
@@ -291,7 +291,7 @@ impl Accumulator for Distinct {
             let group = new.get(parts(pair).0).copied().filter(|group| *group != NOBODY)?;
             Some(pair_of(group as usize, pair as u32))
         };
-        let mut found: Vec<u64> = self.all_pairs().filter_map(regrouped).collect();
+        let mut found: Vec<u64> = self.pairs_below(new.len()).filter_map(regrouped).collect();
         found.sort_unstable();
         found.dedup();
         let mut lengths = vec![0; groups.count];
@@ -324,9 +324,11 @@ impl Distinct {
     fn by_bits(&self, slots: &Slots, outputs: &[&Output], words: usize) -> Result<Vec<ArrayRef>> {
         let bits = self.bits(slots.count, words);
         let add = |sums: &mut [u64], run: &Run| {
-            for (customer, slot) in run.slots() {
-                let of_slot = &bits[slot * words..][..words];
-                sums[customer * words..][..words].iter_mut().zip(of_slot).for_each(|(sum, bits)| *sum |= bits);
+            for (customer, of_slot) in run.customers.iter().zip(bits[run.first * words..].chunks_exact(words)) {
+                // `NOBODY` is behind all sums.
+                let first = *customer as usize * words;
+                let Some(sums) = sums.get_mut(first..first + words) else { continue };
+                sums.iter_mut().zip(of_slot).for_each(|(sum, bits)| *sum |= bits);
             }
             Ok(())
         };
@@ -344,7 +346,7 @@ impl Distinct {
             let (customer, bucket) = owners[slot]?;
             Some((u64::from(customer) * values + value as u64, bucket))
         };
-        let mut found: Vec<(u64, u32)> = self.all_pairs().filter_map(owned).collect();
+        let mut found: Vec<(u64, u32)> = self.pairs_below(slots.count).filter_map(owned).collect();
         found.sort_unstable();
         found.dedup();
         let columns = outputs.iter().map(|output| {

@@ -50,7 +50,7 @@ impl Accumulator for Only {
         let put = |sum: &mut Place, state: &Place| *sum = state.or(*sum);
         slots.merged(outputs, &self.states, put, |sums, output| {
             let place = |place: &Place| place.map_or((0, 0), |(array, row)| (array as usize + 1, row as usize));
-            of_type(&interleave(&sources, &sums.values(|sum| place(&sum[0])))?, &output.data_type)
+            of_type(&interleave(&sources, &sums.values_of_one(place))?, &output.data_type)
         })
     }
 }

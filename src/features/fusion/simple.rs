@@ -26,7 +26,7 @@ pub(super) fn add_count(sum: &mut i64, state: &i64) {
 }
 
 pub(super) fn count_column(sums: &Merged<'_, i64>, _: &Output) -> Result<ArrayRef> {
-    Ok(Arc::new(Int64Array::from(sums.values(|sum| sum[0]))))
+    Ok(Arc::new(Int64Array::from(sums.values_of_one(|sum| *sum))))
 }
 
 impl Accumulator for Counts {

@@ -207,6 +207,15 @@ impl<S: Clone + Default> Merged<'_, S> {
         values
     }
 
+    /// The same where each customer has one sum.
+    pub fn values_of_one<V: Clone>(&self, value: impl Fn(&S) -> V) -> Vec<V> {
+        let mut values = vec![value(&S::default()); self.all];
+        for (sum, customer) in self.sums.iter().zip(self.customers) {
+            values[*customer as usize] = value(sum);
+        }
+        values
+    }
+
     /// A column of numbers, NULL where there is none; what stands there then is 0.
     pub fn column<T: ArrowPrimitiveType>(&self, value: impl Fn(&S) -> Option<T::Native>) -> ArrayRef {
         let nobody = value(&S::default());
