@@ -97,6 +97,14 @@ impl Keys {
         Ok((0..nulls).all(|row| self.is_null(row)) && (0..self.len().saturating_sub(1)).all(pair))
     }
 
+    /// Compares the first of these with the first of others, of which there are some; NULL comes first.
+    pub fn by_firsts(&self, other: &Keys) -> Ordering {
+        match (View::of(&self.array), View::of(&other.array)) {
+            (Ok(own), Ok(others)) if !self.is_null(0) && !other.is_null(0) => own.compare(0, others, 0),
+            _ => other.is_null(0).cmp(&self.is_null(0)),
+        }
+    }
+
     /// A part of them.
     pub fn slice(&self, from: usize, length: usize) -> Keys {
         Keys { array: self.array.slice(from, length) }
@@ -211,6 +219,15 @@ mod tests {
         let ascend = |keys: Vec<Option<i64>>| Keys::new(Arc::new(Int64Array::from(keys))).unwrap().ascend().unwrap();
         assert!(ascend(vec![]) && ascend(vec![None, None, Some(-1), Some(-1), Some(3)]));
         assert!(!ascend(vec![Some(1), None]) && !ascend(vec![Some(2), Some(1)]));
+    }
+
+    #[test]
+    fn pieces_are_compared_by_their_first_key() {
+        let keys = |keys: Vec<Option<i64>>| Keys::new(Arc::new(Int64Array::from(keys))).unwrap();
+        let mut pieces = [keys(vec![Some(7), Some(8)]), keys(vec![Some(-2), Some(9)]), keys(vec![None, Some(3)])];
+        pieces.sort_by(Keys::by_firsts);
+        let firsts = pieces.map(|piece| piece.array().slice(0, 1).as_primitive::<Int64Type>().iter().next().unwrap());
+        assert_eq!(firsts, [None, Some(-2), Some(7)]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The keys of the matrices. Where the rows of a table are the population's, they are read once for both.
 
-use arrow::array::{Array, ArrayRef, RecordBatch, new_empty_array};
+use arrow::array::{Array, RecordBatch, new_empty_array};
 use arrow::compute::{cast, concat, sort};
 use arrow::datatypes::DataType;
 use datafusion::common::runtime::JoinSet;
@@ -23,9 +23,11 @@ pub(super) async fn keys(population: DataFrame, key_type: &DataType) -> Result<K
 
 /// The keys of rows, whose first column they are, sorted.
 pub(super) fn keys_of(rows: &Partitions, key_type: &DataType) -> Result<Keys> {
-    let typed = rows.iter().flatten().map(|batch| cast(batch.column(0), key_type));
-    let typed: Vec<ArrayRef> = typed.collect::<std::result::Result<_, _>>()?;
-    let arrays: Vec<&dyn Array> = typed.iter().map(AsRef::as_ref).collect();
+    let rows = rows.iter().flatten().filter(|batch| batch.num_rows() > 0);
+    let mut typed = rows.map(|batch| Keys::new(cast(batch.column(0), key_type)?)).collect::<Result<Vec<_>>>()?;
+    // Threads share a sorted file out among themselves, in any order.
+    typed.sort_by(Keys::by_firsts);
+    let arrays: Vec<&dyn Array> = typed.iter().map(|keys| keys.array().as_ref()).collect();
     let keys = Keys::new(if arrays.is_empty() { new_empty_array(key_type) } else { concat(&arrays)? })?;
     if keys.ascend()? { Ok(keys) } else { Keys::new(sort(keys.array(), None)?) }
 }
