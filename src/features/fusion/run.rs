@@ -230,10 +230,7 @@ impl Pass {
         let exports = self.sources.iter().map(|_| Vec::new()).collect();
         let mut found = RangeResult { files: vec![Vec::new(); self.selects.len()], exports };
         let wanted = |share: &Share| known && !self.members(self.matrix_of[share.recipe], range).0.is_empty();
-        // Neighbours unpack the same blocks of states: they begin at different ends, so as not to wait for each other.
-        let count = self.sources.len();
-        for at in (0..count).map(|at| if range.is_multiple_of(2) { at } else { count - 1 - at }) {
-            let Read { source, rows, targets, .. } = &self.sources[at];
+        for (at, Read { source, rows, targets, .. }) in self.sources.iter().enumerate() {
             let (rows, states) = rows.of_range(range)?;
             let shard = match Shard::new(source, customers, &rows, states)? {
                 Ok(shard) => shard,
