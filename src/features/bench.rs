@@ -25,9 +25,8 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Location;
 
-use super::approximate::made_exact;
 use super::definition::{Definition, Kind, lower_first};
-use super::{gap, moments, refuse};
+use super::{approximate, gap, moments, refuse};
 use crate::error::Problem;
 use crate::spec::nearest::{listed, nearest};
 use crate::{Error, Result};
@@ -50,6 +49,7 @@ impl Bench {
             .with_catalog_list(Arc::new(MemoryCatalogProviderList::new()))
             .build();
         let bench = Bench { context: SessionContext::new_with_state(state) };
+        approximate::register(&bench.context);
         moments::register(&bench.context);
         gap::register(&bench.context);
         for name in schema.table_names() {
@@ -94,7 +94,7 @@ impl Bench {
         self.tables_exist(definition)?;
         let mut query = definition.query.clone();
         bind(&mut query, as_of);
-        made_exact(&mut query);
+        approximate::made_exact(&mut query);
         match self.try_plan(&query).await {
             Ok(plan) => only_steady(definition, &plan).map(|()| plan),
             Err(error) => Err(self.blame(definition, &query, error).await),

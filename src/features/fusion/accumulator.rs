@@ -16,6 +16,8 @@ use super::only::Only;
 use super::pick::Pick;
 use super::quantile::Quantiles;
 use super::simple::{Counts, Extremes, IntegerSums};
+use super::sketch::{Registers, Spots};
+use super::sketched::Sketched;
 use super::slots::{Groups, Merged, Output, Run, Slots};
 use crate::{Error, Result};
 
@@ -194,9 +196,9 @@ pub(super) trait Accumulator: Send + Sync {
 /// The accumulator of an aggregate.
 pub(super) fn accumulator(function: &Function) -> Box<dyn Accumulator> {
     use Function::{
-        Average, Count, Deviation, Distinct as Different, DistinctDays, First, FirstNumber, Gap, Greatest,
-        GreatestDouble, GreatestInteger, Last, Least, LeastDouble, LeastInteger, LooseGap, Quantile,
-        QuantileOfIntegers, SumDoubles, SumIntegers, Variance, WholeDays,
+        AboutDistinct, AboutQuantile, AboutQuantileOfIntegers, Average, Count, Deviation, Distinct as Different,
+        DistinctDays, First, FirstNumber, Gap, Greatest, GreatestDouble, GreatestInteger, Last, Least, LeastDouble,
+        LeastInteger, LooseGap, Quantile, QuantileOfIntegers, SumDoubles, SumIntegers, Variance, WholeDays,
     };
     match function {
         Count => Box::new(Counts::default()),
@@ -218,6 +220,9 @@ pub(super) fn accumulator(function: &Function) -> Box<dyn Accumulator> {
         LooseGap(_) => Box::new(LooseGaps::default()),
         Quantile(_) => Box::new(Quantiles::<Float64Type>::default()),
         QuantileOfIntegers(_) => Box::new(Quantiles::<Int64Type>::default()),
+        AboutDistinct => Box::new(Sketched::<_, Registers>::new(Distinct::new())),
+        AboutQuantile(_) => Box::new(Sketched::<_, Spots>::new(Quantiles::<Float64Type>::default())),
+        AboutQuantileOfIntegers(_) => Box::new(Sketched::<_, Spots>::new(Quantiles::<Int64Type>::default())),
         Function::Only => Box::new(Only::default()),
         First(order) => Box::new(Pick::ordered(order.clone(), false)),
         Last(order) => Box::new(Pick::ordered(order.clone(), true)),

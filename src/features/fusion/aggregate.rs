@@ -8,6 +8,7 @@ use datafusion::logical_expr::{Expr, ExprSchemable, cast};
 use super::flatten::Flat;
 use super::quantile::Quantile;
 use crate::features::aggregates::function_of;
+use crate::features::approximate;
 use crate::features::gap::{Statistic, microseconds};
 
 /// What is computed.
@@ -17,6 +18,8 @@ pub(super) enum Function {
     Count,
     /// Different values.
     Distinct,
+    /// The same, about right where there are many.
+    AboutDistinct,
     /// Different days in UTC, of times in microseconds.
     DistinctDays,
     /// Integers, `Int64` or `UInt64`.
@@ -54,6 +57,9 @@ pub(super) enum Function {
     Quantile(Quantile),
     /// Of integers.
     QuantileOfIntegers(Quantile),
+    /// The same, about right where there are many values.
+    AboutQuantile(Quantile),
+    AboutQuantileOfIntegers(Quantile),
     /// The value of the one row that there is.
     Only,
     /// A value of the row that comes first, or last, in this order: descending and NULL first, per column.
@@ -71,20 +77,42 @@ impl Function {
             Function::LooseGap(_) => Function::LooseGap(Statistic::Mean),
             Function::Quantile(_) => Function::Quantile(Quantile::Median),
             Function::QuantileOfIntegers(_) => Function::QuantileOfIntegers(Quantile::Median),
+            Function::AboutQuantile(_) => Function::AboutQuantile(Quantile::Median),
+            Function::AboutQuantileOfIntegers(_) => Function::AboutQuantileOfIntegers(Quantile::Median),
             other => other.clone(),
+        }
+    }
+
+    /// The same where it may be about right, if it may.
+    fn about(self) -> Function {
+        match self {
+            Function::Distinct => Function::AboutDistinct,
+            Function::Quantile(of) => Function::AboutQuantile(of),
+            Function::QuantileOfIntegers(of) => Function::AboutQuantileOfIntegers(of),
+            other => other,
+        }
+    }
+
+    /// Which quantile it is.
+    pub fn quantile(&self) -> Option<Quantile> {
+        use Function::{AboutQuantile, AboutQuantileOfIntegers, Quantile, QuantileOfIntegers};
+        match self {
+            Quantile(of) | QuantileOfIntegers(of) | AboutQuantile(of) | AboutQuantileOfIntegers(of) => Some(*of),
+            _ => None,
         }
     }
 
     /// How many columns a written state has; an error says why it is not written down.
     pub fn state_columns(&self) -> Result<usize, &'static str> {
         use Function::{
-            Average, Count, Deviation, Distinct, DistinctDays, First, FirstNumber, Gap, Greatest, GreatestDouble,
-            GreatestInteger, Last, Least, LeastDouble, LeastInteger, LooseGap, Only, Quantile, QuantileOfIntegers,
-            SumDoubles, SumIntegers, Variance, WholeDays,
+            AboutDistinct, AboutQuantile, AboutQuantileOfIntegers, Average, Count, Deviation, Distinct, DistinctDays,
+            First, FirstNumber, Gap, Greatest, GreatestDouble, GreatestInteger, Last, Least, LeastDouble, LeastInteger,
+            LooseGap, Only, Quantile, QuantileOfIntegers, SumDoubles, SumIntegers, Variance, WholeDays,
         };
         Ok(match self {
             Count | Distinct | DistinctDays | WholeDays | SumIntegers => 1,
             Quantile(_) | QuantileOfIntegers(_) => 1,
+            AboutDistinct | AboutQuantile(_) | AboutQuantileOfIntegers(_) => 2,
             LeastInteger | GreatestInteger | LeastDouble | GreatestDouble => 1,
             SumDoubles | Average => 4,
             Variance { .. } | Deviation { .. } => 7,
@@ -125,6 +153,7 @@ impl Recipient {
             [argument, share] if name == "percentile_cont" => (argument, share_of(share, &params.order_by)),
             _ => return Err(not_here()),
         };
+        let (argument, is_about) = approximate::argument(argument);
         let output = expr.get_type(schema).map_err(engine)?;
         let input = argument.get_type(schema).map_err(engine)?;
         let double = || cast(argument.clone(), DataType::Float64);
@@ -211,6 +240,7 @@ impl Recipient {
         if matches!(function, Function::Distinct) && !is_plain(&input) {
             return Err(not_here());
         }
+        let function = if is_about { function.about() } else { function };
         let filter = params.filter.as_deref().cloned();
         Ok(Recipient { function, arguments, filter, output })
     }

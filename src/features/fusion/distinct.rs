@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, DictionaryArray, Int32Array, Int64Array, ListArray};
 use arrow::buffer::OffsetBuffer;
-use arrow::compute::{cast, take};
+use arrow::compute::{cast, max, take};
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type};
 use arrow::row::{RowConverter, SortField};
 use datafusion::common::HashMap;
 
 use super::accumulator::{Accumulator, Rows, columns_of, integers};
 use super::keys::NOBODY;
+use super::sketched::Listed;
 use super::slots::{Groups, Merged, Output, Run, Slots};
 use super::state::ones;
 use crate::{Error, Result};
@@ -306,6 +307,13 @@ impl Accumulator for Distinct {
         };
         let field = Arc::new(Field::new_list_field(items.data_type().clone(), true));
         Ok(vec![Arc::new(ListArray::try_new(field, OffsetBuffer::from_lengths(lengths), items, None)?)])
+    }
+}
+
+impl Listed for Distinct {
+    fn most(&self, _slots: &Slots, columns: &[ArrayRef]) -> usize {
+        let counts = columns.iter().filter_map(|column| max(column.as_primitive_opt::<Int64Type>()?));
+        self.values.len().min(counts.max().unwrap_or(0) as usize)
     }
 }
 

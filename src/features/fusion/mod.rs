@@ -34,6 +34,8 @@ mod run;
 mod scatter;
 mod shard;
 mod simple;
+mod sketch;
+mod sketched;
 mod slots;
 mod source;
 mod spill;

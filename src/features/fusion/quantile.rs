@@ -9,8 +9,8 @@ use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{ArrowPrimitiveType, Field, Float64Type, Int64Type};
 
 use super::accumulator::{Accumulator, Rows, columns_of, integers, of_type};
-use super::aggregate::Function;
 use super::keys::NOBODY;
+use super::sketched::Listed;
 use super::slots::{Groups, Output, Slots, column};
 use super::state::lists_of_bits;
 use crate::{Error, Result};
@@ -143,10 +143,7 @@ impl<T: Number> Accumulator for Quantiles<T> {
         // A window's values are neighbours.
         let mut window: Vec<T::Native> = Vec::new();
         let finish = |output: &&Output| {
-            let of = match output.function {
-                Function::Quantile(of) | Function::QuantileOfIntegers(of) => of,
-                _ => Quantile::Median,
-            };
+            let of = output.function.quantile().unwrap_or(Quantile::Median);
             let mut found = vec![None; slots.customers];
             for own in values.chunk_by(|a, b| a.0 >> 32 == b.0 >> 32) {
                 let bucket = |entry: &(u64, T::Native)| (entry.0 & u64::from(u32::MAX)) as usize;
@@ -171,6 +168,16 @@ impl<T: Number> Accumulator for Quantiles<T> {
         let field = Arc::new(Field::new_list_field(T::DATA_TYPE, true));
         let offsets = OffsetBuffer::from_lengths(lengths);
         Ok(vec![Arc::new(ListArray::try_new(field, offsets, Arc::new(numbers), None)?)])
+    }
+}
+
+impl<T: Number> Listed for Quantiles<T> {
+    fn most(&self, slots: &Slots, _columns: &[ArrayRef]) -> usize {
+        let owners = slots.owners();
+        let mut counts = vec![0; slots.customers];
+        let owned = self.values.iter().filter_map(|(slot, _)| owners[*slot as usize]);
+        owned.for_each(|(customer, _)| counts[customer as usize] += 1);
+        counts.into_iter().max().unwrap_or(0)
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, ListArray, RecordBatch, UInt32Array,
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Float64Array, Int64Array, ListArray, RecordBatch, UInt32Array,
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::compute::{cast, take};
@@ -118,6 +118,7 @@ fn one_value(column: &ArrayRef) -> Option<ArrayRef> {
         DataType::Int64 => all_same(column.as_primitive::<Int64Type>().values(), |x| *x),
         DataType::Float64 => all_same(column.as_primitive::<Float64Type>().values(), |x| x.to_bits()),
         DataType::Boolean => [0, column.len()].contains(&column.as_boolean().true_count()),
+        DataType::Binary => column.as_binary::<i32>().iter().flatten().all(<[u8]>::is_empty),
         _ => false,
     };
     one.then(|| column.slice(0, 1))
@@ -132,6 +133,7 @@ fn repeated(value: &ArrayRef, rows: usize) -> Result<ArrayRef> {
         DataType::Int64 => Arc::new(Int64Array::from(vec![value.as_primitive::<Int64Type>().value(0); rows])),
         DataType::Float64 => Arc::new(Float64Array::from(vec![value.as_primitive::<Float64Type>().value(0); rows])),
         DataType::Boolean => Arc::new(BooleanArray::from(vec![value.as_boolean().value(0); rows])),
+        DataType::Binary => Arc::new(BinaryArray::from(vec![value.as_binary::<i32>().value(0); rows])),
         other => return Err(Error::infra(format!("a column of `{other}` has one value"))),
     })
 }
@@ -295,7 +297,8 @@ mod tests {
 
     #[test]
     fn a_column_of_one_value_need_not_be_read() {
-        let columns: [ArrayRef; 4] = [
+        let columns: [ArrayRef; 5] = [
+            Arc::new(BinaryArray::from(vec![&b""[..]; 5])),
             Arc::new(Int64Array::from(vec![7; 5])),
             Arc::new(Float64Array::from(vec![f64::NAN; 5])),
             Arc::new(Float64Array::from(vec![-0.0; 5])),

@@ -1,0 +1,192 @@
+//! Sketches of many values: their size has a bound, they are merged, and neither the order of rows nor that of merges shows.
+
+use std::collections::BTreeMap;
+
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Float64Type, Int64Type};
+use arrow::row::{RowConverter, SortField};
+use datasketches::hll::{HllSketch, HllType, HllUnion};
+use sketches_ddsketch::{Config, DDSketch};
+
+use super::aggregate::Function;
+use super::quantile::Quantile;
+use crate::{Error, Result};
+
+/// 2^14 registers, as DataFusion's `approx_distinct` has them: a standard error of 0.8 %.
+const LG_REGISTERS: u8 = 14;
+
+/// What stands for many values.
+pub(super) trait Sketch: Sized + Send + Sync {
+    /// A sketch of nothing.
+    fn new() -> Result<Self>;
+
+    /// Adds values, none of which is NULL.
+    fn add(&mut self, values: &ArrayRef) -> Result<()>;
+
+    /// Adds those of another sketch.
+    fn merge(&mut self, other: &Self) -> Result<()>;
+
+    /// The answer to an aggregate.
+    fn answer(&self, function: &Function) -> Result<Option<f64>>;
+
+    /// The bytes of a written state, of which there are some.
+    fn write(&self) -> Vec<u8>;
+
+    fn read(bytes: &[u8]) -> Result<Self>;
+}
+
+/// How many different values there are: HyperLogLog.
+pub(super) struct Registers(HllUnion);
+
+fn of_values(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::infra("a sketch of different values cannot be used").because(error)
+}
+
+impl Sketch for Registers {
+    fn new() -> Result<Self> {
+        Ok(Registers(HllUnion::new(LG_REGISTERS).map_err(of_values)?))
+    }
+
+    fn add(&mut self, values: &ArrayRef) -> Result<()> {
+        if let Some(numbers) = values.as_primitive_opt::<Int64Type>() {
+            numbers.values().iter().for_each(|number| self.0.update_value(number));
+            return Ok(());
+        }
+        let plain = match values.data_type() {
+            DataType::Dictionary(_, plain) => cast(values, plain)?,
+            _ => values.clone(),
+        };
+        let converter = RowConverter::new(vec![SortField::new(plain.data_type().clone())])?;
+        converter.convert_columns(&[plain])?.iter().for_each(|row| self.0.update_value(row.data()));
+        Ok(())
+    }
+
+    fn merge(&mut self, other: &Self) -> Result<()> {
+        self.0.update(&other.0.to_sketch(HllType::Hll8));
+        Ok(())
+    }
+
+    /// The usual estimate would tell in which order values came.
+    fn answer(&self, _function: &Function) -> Result<Option<f64>> {
+        Ok(Some(self.0.composite_estimate()))
+    }
+
+    fn write(&self) -> Vec<u8> {
+        self.0.to_sketch(HllType::Hll8).serialize()
+    }
+
+    fn read(bytes: &[u8]) -> Result<Self> {
+        let mut read = Registers::new()?;
+        read.0.update(&HllSketch::deserialize(bytes).map_err(of_values)?);
+        Ok(read)
+    }
+}
+
+/// How many numbers lie about where: DDSketch, whose quantiles are within 1 % of a number that is one. A t-digest or a KLL sketch
+/// would show in which order it was merged.
+pub(super) struct Spots(DDSketch);
+
+fn of_numbers(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::infra("a sketch of numbers cannot be used").because(error)
+}
+
+impl Sketch for Spots {
+    fn new() -> Result<Self> {
+        // What is read has the crate's own configuration.
+        Ok(Spots(DDSketch::new(Config::defaults())))
+    }
+
+    /// Infinities and NaN lie nowhere.
+    fn add(&mut self, values: &ArrayRef) -> Result<()> {
+        let mut numbers: BTreeMap<u64, u64> = BTreeMap::new();
+        let doubles = cast(values, &DataType::Float64)?;
+        let doubles = doubles.as_primitive::<Float64Type>().values();
+        doubles.iter().filter(|x| x.is_finite()).for_each(|x| *numbers.entry(x.to_bits()).or_default() += 1);
+        numbers.into_iter().for_each(|(bits, count)| self.0.add_with_count(f64::from_bits(bits), count));
+        Ok(())
+    }
+
+    fn merge(&mut self, other: &Self) -> Result<()> {
+        self.0.merge(&other.0).map_err(of_numbers)
+    }
+
+    fn answer(&self, function: &Function) -> Result<Option<f64>> {
+        let share = match function.quantile() {
+            Some(Quantile::At(share)) => f64::from_bits(share),
+            _ => 0.5,
+        };
+        self.0.quantile(share).map_err(of_numbers)
+    }
+
+    fn write(&self) -> Vec<u8> {
+        self.0.to_java_bytes()
+    }
+
+    fn read(bytes: &[u8]) -> Result<Self> {
+        DDSketch::from_java_bytes(bytes).map(Spots).map_err(of_numbers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{Float64Array, Int64Array, StringArray};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The answer about pieces, added or merged in turns, and the bytes that come back.
+    fn of<S: Sketch>(pieces: &[ArrayRef], function: &Function) -> Option<f64> {
+        let mut all = S::new().unwrap();
+        for (i, piece) in pieces.iter().enumerate() {
+            if i % 2 == 0 {
+                all.add(piece).unwrap();
+            } else {
+                let mut other = S::new().unwrap();
+                other.add(piece).unwrap();
+                all.merge(&S::read(&other.write()).unwrap()).unwrap();
+            }
+        }
+        let again = S::read(&all.write()).unwrap();
+        assert_eq!(again.answer(function).unwrap(), all.answer(function).unwrap());
+        all.answer(function).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn neither_order_nor_grouping_shows(
+            numbers in prop::collection::vec(-1_000_000i64..1_000_000, 1..20_000), piece in 1usize..5_000, share in 0.0..1.0f64
+        ) {
+            let function = Function::AboutQuantile(Quantile::at(share));
+            let pieces = |numbers: &[i64], length: usize| -> Vec<ArrayRef> {
+                numbers.chunks(length).map(|some| Arc::new(Int64Array::from(some.to_vec())) as ArrayRef).collect()
+            };
+            let mut sorted = numbers.clone();
+            sorted.sort_unstable();
+            let (one, other) = (pieces(&numbers, numbers.len()), pieces(&sorted, piece));
+            prop_assert_eq!(of::<Spots>(&one, &function), of::<Spots>(&other, &function));
+            prop_assert_eq!(of::<Registers>(&one, &Function::AboutDistinct), of::<Registers>(&other, &Function::AboutDistinct));
+            // The number of that rank is within 1 %.
+            let wanted = sorted[(share * (sorted.len() - 1) as f64) as usize] as f64;
+            let found = of::<Spots>(&one, &function).unwrap();
+            prop_assert!((found - wanted).abs() <= 0.0101 * wanted.abs(), "{} for {}", found, wanted);
+            sorted.dedup();
+            let (found, wanted) = (of::<Registers>(&one, &Function::AboutDistinct).unwrap(), sorted.len() as f64);
+            prop_assert!((found - wanted).abs() <= 0.05 * wanted, "{} for {}", found, wanted);
+        }
+    }
+
+    #[test]
+    fn texts_are_counted_and_numbers_that_are_none_lie_nowhere() {
+        let texts: ArrayRef = Arc::new(StringArray::from_iter_values((0..300).map(|i| format!("sku {}", i % 100))));
+        let found = of::<Registers>(&[texts], &Function::AboutDistinct).unwrap();
+        assert!((found - 100.0).abs() < 2.0, "{found}");
+        let doubles: ArrayRef =
+            Arc::new(Float64Array::from(vec![f64::NAN, f64::INFINITY, 0.0, f64::NEG_INFINITY, 7.0]));
+        assert_eq!(of::<Spots>(&[Arc::clone(&doubles)], &Function::AboutQuantile(Quantile::at(1.0))), Some(7.0));
+        assert_eq!(of::<Spots>(&[doubles.slice(0, 2)], &Function::AboutQuantile(Quantile::Median)), None);
+        assert!(Registers::read(b"nothing").is_err() && Spots::read(b"nothing").is_err());
+    }
+}
