@@ -8,6 +8,7 @@
 mod check_scan;
 mod checks;
 mod files;
+mod finds;
 mod local;
 mod matrix_file;
 mod objects;
@@ -35,6 +36,7 @@ use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 
 pub use files::InputObject;
+pub use finds::forget as forget_finds;
 pub use matrix_file::MatrixFile;
 pub use objects::{ObjectDays, TableObjects, unsteady};
 pub use online::OnlineReport;
@@ -48,8 +50,9 @@ pub use traffic::Traffic;
 
 use self::checks::Checks;
 use self::files::TableFiles;
+use self::finds::{Finds, Split};
 use self::provider::LakeTable;
-use self::report::{Repeated, locked};
+use self::report::{Found, Repeated, TableState, locked};
 use self::unique::Repeats;
 use crate::error::Problem;
 use crate::spec::{ColumnType, JobSpec, OnFail, TableSpec};
@@ -235,30 +238,56 @@ impl Lake {
 
     /// Runs the checks that no query of the sessions at `at` saw through to the end, and says what all of them found. A
     /// broken check with `on_fail: fail` is an error. Call it before anything is published.
-    pub async fn finish_checks(&self, at: Visibility) -> Result<CheckReport> {
+    ///
+    /// With a store for what was found before, files that it knows are not read again; it is brought up to date.
+    pub async fn finish_checks(&self, at: Visibility, kept: Option<&Store>) -> Result<CheckReport> {
         let context = self.session(at).await?;
         let Some(night) = locked(&self.nights).get(&at).cloned() else {
             return Err(Error::infra("the session of these checks is lost"));
         };
-        let session = context.state();
+        let mut notes = Vec::new();
         for table in night.iter() {
             let Some(state) = table.state.as_ref().filter(|s| table.checks.in_scan() && !s.is_collected()) else {
                 continue;
             };
-            let plan = table.collecting(&session, &[], Arc::new(table.sink(state)))?;
-            let mut rows = execute_stream(plan, context.task_ctx())?;
-            let seen = loop {
-                match rows.try_next().await {
-                    Ok(Some(_)) => {}
-                    Ok(None) => break Ok(()),
-                    Err(error) => break Err(Error::from(error)),
-                }
+            let split = match kept {
+                Some(store) => Finds::split(store, table, &self.runtime).await?.map(|split| (store, split)),
+                None => None,
             };
-            // Broken checks end a scan with an error too; the report says those of all tables at once.
-            seen.or_else(|error| if state.is_collected() { Ok(()) } else { Err(error) })?;
+            state.commit(match split {
+                Some((store, split)) => self.with_known(&context, table, store, split, &mut notes).await?,
+                None => found(&context, table).await?,
+            });
         }
         let states = night.iter().filter_map(|t| Some((t.spec.as_ref(), t.checks.as_ref(), t.state.as_deref()?)));
-        report::report(states, at.until, |table, newest| self.instant(table, newest))
+        let report = report::report(states, at.until, |table, newest| self.instant(table, newest))?;
+        Ok(CheckReport { notes, ..report })
+    }
+
+    /// What the checks find in a table some of whose files are known.
+    async fn with_known(
+        &self,
+        context: &SessionContext,
+        table: &LakeTable,
+        store: &Store,
+        split: Split,
+        notes: &mut Vec<String>,
+    ) -> Result<Found> {
+        let Split { known, complete, open } = split;
+        let objects = TableObjects::of(table);
+        let of_open = found(context, &objects.cut(&open)).await?;
+        let finds = match (known, complete.is_empty()) {
+            (Some(known), true) => known,
+            (known, _) => {
+                let finds = Finds::and(known, table, &complete, found(context, &objects.cut(&complete)).await?);
+                // They save time and nothing else.
+                if let Err(error) = finds.write(store, &table.spec).await {
+                    notes.push(format!("what the checks of `{}` found is not kept: {error}", table.spec.name));
+                }
+                finds
+            }
+        };
+        Ok(finds.found.and(of_open))
     }
 
     /// An event time as it stands in the data, as an instant; a date is the start of its day.
@@ -276,6 +305,24 @@ impl Lake {
             }
             _ => Utc.timestamp_micros(value).single(),
         }
+    }
+}
+
+/// What the checks find in a table. That some are broken which may not be is said with those of all tables.
+async fn found(context: &SessionContext, table: &LakeTable) -> Result<Found> {
+    let state = Arc::new(TableState::default());
+    let plan = table.collecting(&context.state(), &[], Arc::new(table.sink(&state)))?;
+    let mut rows = execute_stream(plan, context.task_ctx())?;
+    let seen = loop {
+        match rows.try_next().await {
+            Ok(Some(_)) => {}
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(Error::from(error)),
+        }
+    };
+    match state.take() {
+        Some(found) => Ok(found),
+        None => Err(seen.err().unwrap_or_else(|| Error::infra("what the checks found is lost"))),
     }
 }
 

@@ -36,6 +36,11 @@ impl TableObjects {
         any.downcast_ref::<LakeTable>().cloned().map(TableObjects)
     }
 
+    /// A table by itself.
+    pub(super) fn of(table: &LakeTable) -> Self {
+        TableObjects(table.clone())
+    }
+
     /// The table's name.
     pub fn name(&self) -> &str {
         &self.0.spec.name
@@ -59,19 +64,28 @@ impl TableObjects {
     /// The days of the rows of these files, by their paths, from the statistics in their footers; an error says which file has
     /// none.
     pub async fn days(&self, paths: &HashSet<String>, runtime: &RuntimeEnv) -> Result<HashMap<String, ObjectDays>> {
-        let mut found = HashMap::new();
-        let Some(column) = &self.0.spec.event_time else { return Ok(found) };
+        match &self.0.spec.event_time {
+            Some(column) => self.days_by(column, paths, runtime).await,
+            None => Ok(HashMap::new()),
+        }
+    }
+
+    /// The same of another time of the rows.
+    async fn days_by(
+        &self,
+        column: &str,
+        paths: &HashSet<String>,
+        runtime: &RuntimeEnv,
+    ) -> Result<HashMap<String, ObjectDays>> {
         let partition = self.0.spec.partition_by.iter().position(|(name, _)| name == column);
+        let mut found = HashMap::new();
         for (path, file) in self.named(paths) {
             let days = match partition {
-                Some(i) => self.days_of(&file.values[i], &file.values[i]),
-                None => {
-                    let statistics = self.0.files.event_times(file, column, runtime).await?;
-                    match statistics {
-                        Some((least, most)) => self.days_of(&least, &most),
-                        None => Some(None),
-                    }
-                }
+                Some(i) => self.days_of(column, &file.values[i], &file.values[i]),
+                None => match self.0.files.event_times(file, column, runtime).await? {
+                    Some((least, most)) => self.days_of(column, &least, &most),
+                    None => Some(None),
+                },
             };
             let url = self.0.files.url_of(&file.meta.location);
             let days = days.ok_or_else(|| Error::user(format!("`{url}` does not say when its rows happened")))?;
@@ -80,14 +94,34 @@ impl TableObjects {
         Ok(found)
     }
 
+    /// Those of some files whose rows had all happened and were known before the day of the visibility; an error says which file
+    /// does not tell.
+    pub(super) async fn complete(&self, paths: &HashSet<String>, runtime: &RuntimeEnv) -> Result<HashSet<String>> {
+        let LakeTable { spec, at, timezone, .. } = &self.0;
+        let mut complete = paths.clone();
+        for (column, before) in [(&spec.event_time, at.until), (&spec.known_at, at.known)] {
+            let Some(column) = column else { continue };
+            let day = days(before.with_timezone(timezone).date_naive());
+            let found = self.days_by(column, &complete, runtime).await?;
+            complete.retain(|path| found.get(path).is_some_and(|days| days.as_ref().is_none_or(|d| *d.end() < day)));
+        }
+        Ok(complete)
+    }
+
+    /// The table cut down to these files.
+    pub(super) fn cut(&self, paths: &HashSet<String>) -> LakeTable {
+        let parts = self.named(paths).map(|(_, file)| file.clone()).collect();
+        LakeTable { parts: Arc::new(parts), state: None, ..self.0.clone() }
+    }
+
     fn named(&self, paths: &HashSet<String>) -> impl Iterator<Item = (String, &DataFile)> {
         let named = self.0.parts.iter().map(|file| (self.0.files.below_root(&file.meta.location), file));
         named.filter(|(path, _)| paths.contains(path))
     }
 
     /// The days between two times; `None` where they are no times.
-    fn days_of(&self, least: &ScalarValue, most: &ScalarValue) -> Option<ObjectDays> {
-        let declared = column_type(&self.0.spec, self.0.spec.event_time.as_ref()?)?;
+    fn days_of(&self, column: &str, least: &ScalarValue, most: &ScalarValue) -> Option<ObjectDays> {
+        let declared = column_type(&self.0.spec, column)?;
         let day = |value: &ScalarValue| match declared {
             ColumnType::Date => match value.cast_to(&DataType::Date32).ok()? {
                 ScalarValue::Date32(day) => day,
@@ -106,9 +140,7 @@ impl TableObjects {
 
     /// A scan of the table that reads these files alone, as `plan` scans it; what its checks see is no part of a report.
     pub fn only(&self, paths: &HashSet<String>, scan: &TableScan) -> LogicalPlan {
-        let parts = self.named(paths).map(|(_, file)| file.clone()).collect();
-        let table = LakeTable { parts: Arc::new(parts), state: None, ..self.0.clone() };
-        let provider: Arc<dyn TableProvider> = Arc::new(table);
+        let provider: Arc<dyn TableProvider> = Arc::new(self.cut(paths));
         let source: Arc<dyn TableSource> = provider_as_source(provider);
         LogicalPlan::TableScan(TableScan { source, ..scan.clone() })
     }

@@ -8,6 +8,7 @@ use arrow::array::{ArrayRef, StringBuilder};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 
 use super::check_scan::Sink;
 use super::checks::{in_words, rule_name};
@@ -28,6 +29,8 @@ pub struct CheckReport {
     pub counts: Vec<CheckCount>,
     /// Tables whose newest event is older than `fresh_within` allows.
     pub stale: Vec<StaleTable>,
+    /// What the reader of a log should know.
+    pub notes: Vec<String>,
 }
 
 impl CheckReport {
@@ -85,13 +88,20 @@ pub fn rejects_schema() -> SchemaRef {
 }
 
 /// The smallest rejects by reason and row; those beyond the cap are counted.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Rejects {
     kept: BinaryHeap<(String, String)>,
     total: u64,
 }
 
 impl Rejects {
+    fn and(mut self, others: Rejects) -> Rejects {
+        let left_out = others.total - others.kept.len() as u64;
+        others.kept.into_iter().for_each(|(reason, row)| self.add(reason, row));
+        self.total += left_out;
+        self
+    }
+
     pub(super) fn add(&mut self, reason: String, row: String) {
         self.total += 1;
         let reject = (reason, row);
@@ -105,7 +115,7 @@ impl Rejects {
 }
 
 /// What one complete scan found.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Found {
     pub rejects: Rejects,
     /// Broken rows for each row check.
@@ -119,6 +129,17 @@ pub(super) struct Found {
 impl Found {
     pub(super) fn new(checks: usize) -> Self {
         Found { broken: vec![0; checks], examples: vec![None; checks], ..Found::default() }
+    }
+
+    /// What was found in these rows and in others, by the same checks.
+    pub(super) fn and(self, others: Found) -> Found {
+        let examples = self.examples.into_iter().zip(others.examples);
+        Found {
+            rejects: self.rejects.and(others.rejects),
+            broken: self.broken.iter().zip(&others.broken).map(|(own, others)| own + others).collect(),
+            examples: examples.map(|(own, other)| own.into_iter().chain(other).min()).collect(),
+            newest: self.newest.max(others.newest),
+        }
     }
 }
 
@@ -164,6 +185,11 @@ impl TableState {
         locked(&self.collected).get_or_insert(found);
     }
 
+    /// What was found, if a scan has been seen through.
+    pub(super) fn take(&self) -> Option<Found> {
+        locked(&self.collected).take()
+    }
+
     pub(super) fn set_repeated(&self, repeated: Repeated) {
         *locked(&self.repeated) = repeated;
     }
@@ -191,9 +217,7 @@ impl TableState {
             all.add(reason, row);
         }
         if let Some(found) = locked(&self.collected).as_ref() {
-            let seen = found.rejects.kept.len() as u64;
-            found.rejects.kept.iter().cloned().for_each(|(reason, row)| all.add(reason, row));
-            all.total += found.rejects.total - seen;
+            all = all.and(found.rejects.clone());
         }
         let more = all.total - all.kept.len() as u64;
         (all.kept.into_sorted_vec(), more)
@@ -266,7 +290,7 @@ pub(super) fn report<'a>(
         }
     }
     let columns: Vec<ArrayRef> = vec![Arc::new(names.finish()), Arc::new(reasons.finish()), Arc::new(rows.finish())];
-    Ok(CheckReport { rejects: RecordBatch::try_new(rejects_schema(), columns)?, counts, stale })
+    Ok(CheckReport { rejects: RecordBatch::try_new(rejects_schema(), columns)?, counts, stale, notes: Vec::new() })
 }
 
 pub(super) fn is_stale(newest: Option<DateTime<Utc>>, limit: Duration, until: DateTime<Utc>) -> bool {

@@ -16,7 +16,7 @@ use super::plan::Plan;
 use super::state;
 use super::tables::{NightTables, ScoredFiles};
 use crate::error::ExitStatus;
-use crate::features::FeatureStream;
+use crate::features::{FeatureStream, States};
 use crate::lake::publish::{self, Commit, KeyParts, Publisher, RunKey, StagedFile};
 use crate::lake::{CheckCount, EngineOptions, Lake, Store, Traffic, Visibility};
 use crate::ledger::{CheckRecord, ModelRecord, PlacedTable, RunRecord};
@@ -186,7 +186,11 @@ impl Night<'_> {
         let tables = NightTables::new(self.plan, &self.publisher, self.spec, bundle.map(|b| b.manifest()));
 
         let start = Instant::now();
-        let scored = self.score(bundle, &tables, dir.path()).await?;
+        let states = match self.options.from_source {
+            true => None,
+            false => state::open(self.spec, &self.options.engine, self.lake, self.printer).await,
+        };
+        let scored = self.score(bundle, &tables, dir.path(), states.clone()).await?;
         self.record.took("features and scores", start.elapsed());
         failpoint::reach("night.scored");
 
@@ -207,7 +211,9 @@ impl Night<'_> {
         failpoint::reach("night.compared");
 
         let start = Instant::now();
-        let checks = self.lake.finish_checks(Visibility::at(self.as_of)).await?;
+        let kept = states.as_ref().map(|states| states.store());
+        let checks = self.lake.finish_checks(Visibility::at(self.as_of), kept).await?;
+        checks.notes.iter().for_each(|note| self.printer.warn(note));
         files.push(tables.write_rejects(&checks.rejects, dir.path())?);
         self.record.alerts = checks.alerts();
         self.record.alerts.extend(self.record.outcomes.iter().flat_map(|outcome| outcome.alerts.iter().cloned()));
@@ -249,11 +255,13 @@ impl Night<'_> {
     }
 
     /// Features → scores, written as they come: the published tables and the scored rows for the stages.
-    async fn score(&self, bundle: Option<&Bundle>, tables: &NightTables<'_>, dir: &Path) -> Result<ScoredFiles> {
-        let states = match self.options.from_source {
-            true => None,
-            false => state::open(self.spec, &self.options.engine, self.lake, self.printer).await,
-        };
+    async fn score(
+        &self,
+        bundle: Option<&Bundle>,
+        tables: &NightTables<'_>,
+        dir: &Path,
+        states: Option<Arc<States>>,
+    ) -> Result<ScoredFiles> {
         let session = self.lake.session(Visibility::at(self.as_of)).await?;
         let read = bundle.is_some_and(|bundle| bundle.manifest().network.sequence.is_some());
         let features = if read { self.plan.features.clone() } else { self.plan.features.without_sequence() };

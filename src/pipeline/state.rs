@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::Plan;
 use crate::error::Place;
 use crate::features::{FeatureStream, GroupState, Manifest, StateReport, States};
-use crate::lake::{EngineOptions, Lake, Visibility};
+use crate::lake::{self, EngineOptions, Lake, Visibility};
 use crate::printer::Printer;
 use crate::spec::JobSpec;
 use crate::{AsOf, Error, Result};
@@ -132,6 +132,7 @@ pub async fn rebuild(spec: &JobSpec, as_of: AsOf, engine: &EngineOptions) -> Res
         return Err(error.hint(format!("rebuild them with `--as-of {newer}`, or remove `{}`", states.store().url())));
     }
     states.distrust();
+    lake::forget_finds(states.store()).await?;
     let states = Arc::new(states);
     let mut rows = features(spec, as_of, engine, Some(Arc::clone(&states))).await?;
     while let Some(batch) = rows.next().await {

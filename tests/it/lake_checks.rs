@@ -82,7 +82,7 @@ async fn rejected_rows_are_seen_by_no_query_and_reported_once() {
         rows(&context, "SELECT a.order_id FROM orders a JOIN orders b USING (order_id) ORDER BY 1").await,
         "1; 7"
     );
-    let report = lake.finish_checks(shop.at(DAY)).await.unwrap();
+    let report = lake.finish_checks(shop.at(DAY), None).await.unwrap();
     assert_eq!(rejects(&report), BAD_REJECTS);
     assert_eq!(counts(&report), BAD_COUNTS);
 }
@@ -99,9 +99,9 @@ async fn what_no_query_read_to_its_end_is_checked_all_the_same() {
     stream.next().await.unwrap().unwrap();
     drop(stream);
     assert_eq!(rows(&context, "SELECT order_id FROM orders WHERE order_id = 1 LIMIT 1").await, "1");
-    let report = lake.finish_checks(shop.at(DAY)).await.unwrap();
+    let report = lake.finish_checks(shop.at(DAY), None).await.unwrap();
     assert_eq!((rejects(&report), counts(&report)), (BAD_REJECTS.to_owned(), BAD_COUNTS.to_owned()));
-    let again = lake.finish_checks(shop.at(DAY)).await.unwrap();
+    let again = lake.finish_checks(shop.at(DAY), None).await.unwrap();
     assert_eq!(rejects(&again), BAD_REJECTS);
 }
 
@@ -112,7 +112,7 @@ async fn a_limit_or_filter_above_the_collecting_scan_hides_no_reject() {
         let lake = shop.lake();
         let context = lake.session(shop.at(DAY)).await.unwrap();
         rows(&context, sql).await;
-        assert_eq!(rejects(&lake.finish_checks(shop.at(DAY)).await.unwrap()), BAD_REJECTS, "{sql}");
+        assert_eq!(rejects(&lake.finish_checks(shop.at(DAY), None).await.unwrap()), BAD_REJECTS, "{sql}");
     }
 }
 
@@ -133,8 +133,8 @@ async fn a_broken_check_that_must_not_be_ends_query_and_report() {
     let lake = shop.lake();
     let context = lake.session(shop.at(DAY)).await.unwrap();
     let query = context.sql("SELECT sum(amount) FROM orders").await.unwrap().collect().await.unwrap_err();
-    let finished = lake.finish_checks(shop.at(DAY)).await.unwrap_err();
-    let unread = shop.lake().finish_checks(shop.at(DAY)).await.unwrap_err();
+    let finished = lake.finish_checks(shop.at(DAY), None).await.unwrap_err();
+    let unread = shop.lake().finish_checks(shop.at(DAY), None).await.unwrap_err();
     for error in [tenure::Error::from(query), finished, unread] {
         assert_eq!(error.class(), Class::User);
         let said: Vec<String> = error.problems().map(ToString::to_string).collect();
@@ -158,7 +158,7 @@ async fn nan_is_no_value_where_one_must_be() {
     let lake = shop.lake();
     let context = lake.session(shop.at(DAY)).await.unwrap();
     assert_eq!(rows(&context, "SELECT order_id FROM orders").await, "3");
-    let report = rejects(&lake.finish_checks(shop.at(DAY)).await.unwrap());
+    let report = rejects(&lake.finish_checks(shop.at(DAY), None).await.unwrap());
     assert!(report.contains("amount is NaN (not_null)") && report.contains("amount is NULL (not_null)"), "{report}");
 }
 
@@ -196,7 +196,7 @@ async fn of_rows_with_one_key_the_earliest_is_kept_whatever_the_partitions() {
             "{threads} {backwards}"
         );
         assert_eq!(rows(&context, "SELECT count(*), sum(amount) FROM orders WHERE customer_id = 8").await, "5|20.0");
-        let report = lake.finish_checks(shop.at(DAY)).await.unwrap();
+        let report = lake.finish_checks(shop.at(DAY), None).await.unwrap();
         assert_eq!(counts(&report), "range(amount) reject 1; unique(order_id) reject 3");
         seen.push(rejects(&report));
     }
@@ -232,7 +232,7 @@ async fn repeated_keys_end_the_run_or_are_counted_as_asked() {
     let lake = warns.lake();
     let context = lake.session(warns.at(DAY)).await.unwrap();
     assert_eq!(rows(&context, "SELECT count(*) FROM orders").await, "2");
-    assert_eq!(counts(&lake.finish_checks(warns.at(DAY)).await.unwrap()), "unique(order_id) warn 1");
+    assert_eq!(counts(&lake.finish_checks(warns.at(DAY), None).await.unwrap()), "unique(order_id) warn 1");
 }
 
 #[tokio::test]
@@ -241,11 +241,11 @@ async fn a_table_is_stale_when_its_newest_visible_event_is_too_old() {
     // The newest visible event is of 22:00; the one of 06:00 the next day has not happened yet.
     let values = "(1, 7, 1, 1.0, 'a'), (2, 7, 22, 1.0, 'a'), (3, 7, 30, 1.0, 'a')";
     let ok = shop(values, vec![(fresh(2), OnFail::Warn)]).await;
-    assert!(ok.lake().finish_checks(ok.at(DAY)).await.unwrap().stale.is_empty());
+    assert!(ok.lake().finish_checks(ok.at(DAY), None).await.unwrap().stale.is_empty());
     assert!(ok.lake().look(ok.day(DAY)).await.unwrap().stale.is_empty());
 
     let late = shop(values, vec![(fresh(1), OnFail::Warn)]).await;
-    let report = late.lake().finish_checks(late.at(DAY)).await.unwrap();
+    let report = late.lake().finish_checks(late.at(DAY), None).await.unwrap();
     assert_eq!(report.stale[0].newest.unwrap().to_rfc3339(), "2026-06-30T22:00:00+00:00");
     assert_eq!(counts(&report), "fresh_within(1h) warn 1");
     let wanted = "jobs/shop.yaml:20:7: table `orders` is stale: its newest event before 2026-07-01T00:00:00Z is of 2026-06-30T22:00:00Z, and `fresh_within` is 1h";
@@ -253,13 +253,13 @@ async fn a_table_is_stale_when_its_newest_visible_event_is_too_old() {
     assert_eq!(online.iter().map(ToString::to_string).collect::<Vec<_>>(), [wanted]);
 
     let fails = shop(values, vec![(fresh(1), OnFail::Fail)]).await;
-    assert_eq!(fails.lake().finish_checks(fails.at(DAY)).await.unwrap_err().to_string(), wanted);
+    assert_eq!(fails.lake().finish_checks(fails.at(DAY), None).await.unwrap_err().to_string(), wanted);
 }
 
 #[tokio::test]
 async fn a_report_without_rejects_has_its_columns_all_the_same() {
     let shop = shop("(1, 7, 1, 1.0, 'paid')", bad_checks()).await;
-    let report = shop.lake().finish_checks(shop.at(DAY)).await.unwrap();
+    let report = shop.lake().finish_checks(shop.at(DAY), None).await.unwrap();
     assert_eq!(report.rejects.num_rows(), 0);
     assert_eq!(report.rejects.schema(), tenure::lake::rejects_schema());
     assert_eq!(report.rejects.column(0).len(), 0);
@@ -273,7 +273,7 @@ async fn many_rejects_are_capped_with_a_last_row_that_says_how_many_more() {
         ORDERS,
         with(vec![(in_range(), OnFail::Reject)]),
     );
-    let report = shop.lake().finish_checks(shop.at(DAY)).await.unwrap();
+    let report = shop.lake().finish_checks(shop.at(DAY), None).await.unwrap();
     assert_eq!(report.rejects.num_rows(), tenure::lake::KEPT_REJECTS + 1);
     let last = text(&[report.rejects.slice(tenure::lake::KEPT_REJECTS, 1)]);
     assert_eq!(last, "orders|and 500 more rows, which are not listed|");

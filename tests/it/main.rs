@@ -4,6 +4,7 @@
 mod airflow;
 mod boundary;
 mod cases;
+mod check_finds;
 mod demo;
 mod duckdb;
 mod encoder;
