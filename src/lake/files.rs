@@ -34,7 +34,7 @@ use crate::spec::{ColumnType, Format, TableSpec};
 use crate::{Error, Result};
 
 /// Footers that are read at a time.
-const FOOTERS_IN_FLIGHT: usize = 32;
+pub(super) const FOOTERS_IN_FLIGHT: usize = 32;
 /// A header line is looked for in this many bytes.
 const HEADER_BYTES: u64 = 256 << 10;
 /// Parquet's footer mostly fits into the last bytes of a file, and then takes one request.

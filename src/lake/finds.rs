@@ -42,22 +42,21 @@ pub(super) struct Split {
 }
 
 impl Finds {
-    /// What is known of a table's files, if anything may be; what cannot be read is not known.
+    /// What is known of a table's files; what cannot be read is not known. `None` where nothing may be, or is for a later night.
     pub async fn split(store: &Store, table: &LakeTable, runtime: &RuntimeEnv) -> Result<Option<Split>> {
         if table.spec.format != Format::Parquet || table.spec.event_time.is_none() {
             return Ok(None);
         }
         let objects = TableObjects::of(table);
         let all = objects.all();
-        let known = read(store, &table.spec).await.filter(|known| {
-            let here: HashSet<&InputObject> = all.iter().collect();
-            let same = |object: &InputObject| object.etag.is_some() && here.contains(object);
-            known.identity == identity(table) && known.until <= until(table) && known.objects.iter().all(same)
-        });
+        let known = read(store, &table.spec).await.filter(|known| known.identity == identity(table));
+        if known.as_ref().is_some_and(|known| known.until > until(table)) {
+            return Ok(None);
+        }
+        let here: HashSet<&InputObject> = all.iter().filter(|object| object.etag.is_some()).collect();
+        let known = known.filter(|known| known.objects.iter().all(|object| here.contains(object)));
         let seen: HashSet<&str> =
             known.iter().flat_map(|known| &known.objects).map(|object| object.path.as_str()).collect();
-        let tagged: HashSet<&str> =
-            all.iter().filter(|object| object.etag.is_some()).map(|object| object.path.as_str()).collect();
         let mut open: HashSet<String> =
             all.iter().map(|object| object.path.clone()).filter(|path| !seen.contains(path.as_str())).collect();
         let complete = match objects.complete(&open, runtime).await {
@@ -66,6 +65,7 @@ impl Finds {
             Err(error) if error.class() == Class::User => return Ok(None),
             Err(error) => return Err(error),
         };
+        let tagged: HashSet<&str> = here.iter().map(|object| object.path.as_str()).collect();
         let complete: HashSet<String> = complete.into_iter().filter(|path| tagged.contains(path.as_str())).collect();
         open.retain(|path| !complete.contains(path));
         Ok(Some(Split { known, complete, open }))

@@ -44,6 +44,7 @@ pub use point_in_time::Visibility;
 pub use read::{EventSpan, PublishedColumns, read_published, read_published_columns, read_texts};
 pub use report::{CheckCount, CheckReport, KEPT_REJECTS, StaleTable, rejects_schema};
 pub use session::{DEFAULT_MEMORY, EngineOptions, context, empty_session, empty_tables, parse_bytes};
+pub use spans::InSpans;
 pub use store::{PutOutcome, Store, StoredObject};
 pub use tables::schema;
 pub use traffic::Traffic;

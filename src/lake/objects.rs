@@ -13,9 +13,10 @@ use datafusion::common::ScalarValue;
 use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::{LogicalPlan, TableScan, TableSource};
+use futures::{StreamExt, TryStreamExt, stream};
 
 use super::checks::Checks;
-use super::files::{DataFile, InputObject};
+use super::files::{DataFile, FOOTERS_IN_FLIGHT, InputObject};
 use super::point_in_time::{column_type, days};
 use super::provider::LakeTable;
 use crate::spec::{CheckRule, CheckSpec, ColumnType, Format, OnFail, TableSpec};
@@ -78,8 +79,7 @@ impl TableObjects {
         runtime: &RuntimeEnv,
     ) -> Result<HashMap<String, ObjectDays>> {
         let partition = self.0.spec.partition_by.iter().position(|(name, _)| name == column);
-        let mut found = HashMap::new();
-        for (path, file) in self.named(paths) {
+        let days = self.named(paths).map(|(path, file)| async move {
             let days = match partition {
                 Some(i) => self.days_of(column, &file.values[i], &file.values[i]),
                 None => match self.0.files.event_times(file, column, runtime).await? {
@@ -89,9 +89,9 @@ impl TableObjects {
             };
             let url = self.0.files.url_of(&file.meta.location);
             let days = days.ok_or_else(|| Error::user(format!("`{url}` does not say when its rows happened")))?;
-            found.insert(path, days);
-        }
-        Ok(found)
+            Ok((path, days))
+        });
+        stream::iter(days).buffered(FOOTERS_IN_FLIGHT).try_collect().await
     }
 
     /// Those of some files whose rows had all happened and were known before the day of the visibility; an error says which file

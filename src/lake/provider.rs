@@ -33,8 +33,9 @@ use super::checks::Checks;
 use super::files::{DataFile, FOOTER_BYTES, TableFiles, csv_schema};
 use super::point_in_time::{Visibility, visible, visible_or_undated};
 use super::report::TableState;
+use super::spans::{self, InSpans};
+use super::tables;
 use super::unique::Repeats;
-use super::{spans, tables};
 use crate::spec::{CheckRule, Format, TableSpec};
 
 /// A declared table at one visibility.
@@ -237,7 +238,8 @@ impl LakeTable {
         let mut statistics = Statistics::new_unknown(source.table_schema().table_schema());
         statistics.num_rows = rows.as_ref().map_or(Precision::Absent, |rows| Precision::Inexact(rows.iter().sum()));
         let threads = session.config().target_partitions();
-        let groups = match rows.filter(|rows| self.is_local() && rows.len() < threads) {
+        let in_spans = self.is_local() && session.config().get_extension::<InSpans>().is_some();
+        let groups = match rows.filter(|rows| in_spans && rows.len() < threads) {
             Some(rows) => spans::groups(&parts, &rows, threads),
             None => FileGroup::new(parts).split_files(threads),
         };

@@ -10,6 +10,10 @@ use datafusion::datasource::physical_plan::FileGroup;
 use datafusion::datasource::physical_plan::parquet::ParquetRowSelection;
 use parquet::arrow::arrow_reader::RowSelection;
 
+/// Marks a session whose scans read few files in spans. Sorts want it the other way round: each thread's share takes memory of its own.
+#[derive(Debug)]
+pub struct InSpans;
+
 /// A span has no fewer rows than this: opening a file once more is little beside reading them.
 const LEAST_ROWS: usize = 1 << 16;
 
@@ -28,9 +32,12 @@ fn parts(files: &[PartitionedFile], rows: &[usize], wanted: Range<usize>) -> Vec
     for (file, rows) in files.iter().zip(rows) {
         let part = wanted.start.saturating_sub(first)..wanted.end.saturating_sub(first).min(*rows);
         first += rows;
+        if part.is_empty() {
+            continue;
+        }
         if part.len() == *rows {
             found.push(file.clone());
-        } else if !part.is_empty() {
+        } else {
             let rows = RowSelection::from_consecutive_ranges(std::iter::once(part), *rows);
             found.push(file.clone().with_extension(ParquetRowSelection::new(rows)));
         }

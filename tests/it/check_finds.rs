@@ -153,4 +153,8 @@ async fn complete_files_are_read_once_and_again_when_what_is_kept_is_lost_or_the
     assert!(shop.report(5, true).await.is_err());
     shop.write(1).await;
     assert!(shop.report(5, true).await.is_ok());
+    // An older night changes nothing.
+    let words = std::fs::read_to_string(&kept).unwrap();
+    assert!(shop.report(3, true).await.is_ok());
+    assert_eq!(std::fs::read_to_string(&kept).unwrap(), words);
 }

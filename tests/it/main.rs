@@ -27,6 +27,7 @@ mod real_lakes;
 mod segments;
 mod sequence_training;
 mod sequences;
+mod sketches;
 mod spec;
 mod states;
 mod store;

@@ -1,40 +1,85 @@
 //! Numbered pieces of work on threads of their own, whose results come in the order of the numbers.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use tokio::sync::mpsc::{Receiver, channel};
 
 use crate::{Error, Result};
 
+/// Per thread so many pieces may be under way or wait for an earlier one.
+const AHEAD: usize = 4;
+
 /// Results in order. A thread goes from one piece to the next without being woken for it, and waits only where nobody takes what is
-/// there. The threads stop where this is dropped.
+/// there, or where one piece takes much longer than others. The threads stop where this is dropped.
 pub(super) struct InOrder<T> {
     next: usize,
     count: usize,
     /// What came before its turn.
     early: BTreeMap<usize, T>,
     results: Receiver<(usize, T)>,
+    gate: Arc<Gate>,
+}
+
+/// How many results were given.
+#[derive(Default)]
+struct Gate {
+    given: Mutex<usize>,
+    moved: Condvar,
+}
+
+/// Nothing is wanted any more.
+const STOPPED: usize = usize::MAX;
+
+impl Gate {
+    /// Waits until a piece is no further ahead than it may be; `false` where it is not wanted any more.
+    fn pass(&self, number: usize, ahead: usize) -> bool {
+        let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        let waits = |given: &mut usize| number >= given.saturating_add(ahead);
+        *self.moved.wait_while(given, waits).unwrap_or_else(PoisonError::into_inner) != STOPPED
+    }
+
+    fn open(&self, given: usize) {
+        let mut known = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = given.max(*known);
+        self.moved.notify_all();
+    }
+}
+
+/// A thread that panics takes its piece with it: the others would wait for it.
+struct Worker(Arc<Gate>);
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.open(STOPPED);
+        }
+    }
 }
 
 impl<T: Send + 'static> InOrder<T> {
     /// Starts `work(0)`, `work(1)`, … up to `count` on so many threads.
     pub fn start(count: usize, threads: usize, work: impl Fn(usize) -> T + Send + Sync + 'static) -> Self {
+        let threads = threads.max(1);
         let (sender, results) = channel(1);
-        let (work, taken) = (Arc::new(work), Arc::new(AtomicUsize::new(0)));
-        for _ in 0..threads.max(1) {
+        let (work, taken, gate) = (Arc::new(work), Arc::new(AtomicUsize::new(0)), Arc::new(Gate::default()));
+        for _ in 0..threads {
             let (sender, work, taken) = (sender.clone(), Arc::clone(&work), Arc::clone(&taken));
+            let worker = Worker(Arc::clone(&gate));
             tokio::task::spawn_blocking(move || {
                 loop {
                     let number = taken.fetch_add(1, Ordering::Relaxed);
-                    if number >= count || sender.blocking_send((number, work(number))).is_err() {
+                    if number >= count || !worker.0.pass(number, AHEAD * threads) {
+                        break;
+                    }
+                    if sender.blocking_send((number, work(number))).is_err() {
                         break;
                     }
                 }
             });
         }
-        InOrder { next: 0, count, early: BTreeMap::new(), results }
+        InOrder { next: 0, count, early: BTreeMap::new(), results, gate }
     }
 
     /// The next number and its result; `None` behind the last one.
@@ -45,12 +90,18 @@ impl<T: Send + 'static> InOrder<T> {
         loop {
             if let Some(result) = self.early.remove(&self.next) {
                 self.next += 1;
+                self.gate.open(self.next);
                 return Ok(Some((self.next - 1, result)));
             }
-            // A thread that panicked takes its piece with it.
             let (number, result) = self.results.recv().await.ok_or_else(|| Error::infra("a thread broke down"))?;
             self.early.insert(number, result);
         }
+    }
+}
+
+impl<T> Drop for InOrder<T> {
+    fn drop(&mut self) {
+        self.gate.open(STOPPED);
     }
 }
 
@@ -67,14 +118,13 @@ mod tests {
         let count = Arc::clone(&begun);
         let mut results = InOrder::start(50, threads, move |number| {
             *count.lock().unwrap() += 1;
-            // Earlier ones take longer.
-            std::thread::sleep(Duration::from_micros(200 * (50 - number as u64) % 700));
+            // Some take longer than all others that may begin in the meantime.
+            std::thread::sleep(Duration::from_micros(if number.is_multiple_of(20) { 20_000 } else { 10 }));
             number * number
         });
         for number in 0..50 {
             assert_eq!(results.next().await.unwrap(), Some((number, number * number)));
-            // At work, in the channel, and early ones.
-            assert!(*begun.lock().unwrap() <= number + 1 + 3 * threads);
+            assert!(*begun.lock().unwrap() <= number + 1 + AHEAD * threads);
         }
         assert_eq!(results.next().await.unwrap(), None);
         assert_eq!(InOrder::start(0, 2, |_| ()).next().await.unwrap(), None);
@@ -82,7 +132,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_thread_that_breaks_down_is_an_error() {
-        let mut results = InOrder::start(10, 2, |number| assert!(number != 3, "on purpose"));
+        let mut results = InOrder::start(100, 2, |number| assert!(number != 3, "on purpose"));
         let mut found = Ok(Some((0, ())));
         while let Ok(Some(_)) = found {
             found = results.next().await;

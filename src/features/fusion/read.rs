@@ -13,6 +13,7 @@ use datafusion::physical_plan::memory::MemoryStream;
 use datafusion::prelude::DataFrame;
 use futures::try_join;
 use rayon::prelude::*;
+use tokio::sync::Mutex;
 
 use super::keys::{KeyIndex, Keys};
 use super::population::{self, Partitions};
@@ -22,6 +23,7 @@ use super::source::Source;
 use super::state::{Broken, Night, States, Target};
 use super::stored::{Stored, StoredStates};
 use super::written::Writing;
+use crate::lake::InSpans;
 use crate::{Error, Result};
 
 /// A scan gives so many batches of the session at once: a range of customers then has more rows in each.
@@ -50,6 +52,8 @@ pub(super) struct Reader<'a> {
     pub runtime: Arc<RuntimeEnv>,
     /// The rows of a batch.
     pub batch: usize,
+    /// A turn for each source that has states written or looked for again: all of them are put in force in one place.
+    pub turns: Mutex<()>,
 }
 
 impl Reader<'_> {
@@ -75,16 +79,22 @@ impl Reader<'_> {
         how: &Scattering,
     ) -> Result<(Read, Option<Night>)> {
         let began = Instant::now();
-        let mut broken = Vec::new();
+        let (mut broken, mut written) = (Vec::new(), Vec::new());
         let read = loop {
             let (Some(states), Some(found)) = (self.states, &mut night) else {
                 let streams = self.streams(source.plan.clone(), matrix).await?;
                 break self.scatter(source, streams, how).await?;
             };
+            let turn;
             let again = if found.is_slice {
+                turn = self.turns.lock().await;
                 match self.write_slice(source.clone(), found, matrix, how, states).await {
                     Ok(Ok(())) => {
                         states.commit_slice().await;
+                        if written == found.targets {
+                            states.give_up(&Error::infra("those that were written are not found again"));
+                        }
+                        written.clone_from(&found.targets);
                         Vec::new()
                     }
                     Ok(Err(more)) => more,
@@ -97,7 +107,10 @@ impl Reader<'_> {
             } else {
                 match self.beside_states(source.clone(), found, matrix, how).await? {
                     Ok(read) => break read,
-                    Err(more) => more,
+                    Err(more) => {
+                        turn = self.turns.lock().await;
+                        more
+                    }
                 }
             };
             // What was broken before a slice was written is there again.
@@ -109,6 +122,7 @@ impl Reader<'_> {
             }
             broken.extend(again);
             night = self.night(&source, &broken).await?;
+            drop(turn);
         };
         let files = read.source.shares.len();
         tracing::debug!(files, seconds = began.elapsed().as_secs_f64(), "a source was read");
@@ -146,7 +160,7 @@ impl Reader<'_> {
     async fn streams(&self, plan: LogicalPlan, matrix: usize) -> Result<Vec<SendableRecordBatchStream>> {
         let (mut scan, plan) = (self.scan)(matrix, plan)?.into_parts();
         let batch = SCAN_BATCHES * self.batch;
-        *scan.config_mut() = scan.config().clone().with_batch_size(batch);
+        *scan.config_mut() = scan.config().clone().with_batch_size(batch).with_extension(Arc::new(InSpans));
         Ok(DataFrame::new(scan, plan).execute_stream_partitioned().await?)
     }
 

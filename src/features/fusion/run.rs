@@ -12,6 +12,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::{DataFrame, SessionContext};
 use futures::{Stream, stream, try_join};
 use rayon::prelude::*;
+use tokio::sync::Mutex;
 
 use super::cursor::{Cursor, Twice};
 use super::in_order::InOrder;
@@ -131,6 +132,7 @@ impl Fusion<'_> {
             key_type: &self.key_type,
             runtime: Arc::clone(state.runtime_env()),
             batch: state.config().batch_size(),
+            turns: Mutex::default(),
         };
         let found = Source::of(&recipes, self.states.is_some())?;
         let populations: Vec<DataFrame> = self.matrices.iter().map(|matrix| matrix.population.clone()).collect();

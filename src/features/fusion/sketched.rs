@@ -1,6 +1,7 @@
 //! Aggregates that may be about right: exact as long as there are few values, from a sketch where there are more.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Float64Array, ListArray};
@@ -60,7 +61,6 @@ impl<A: Listed, S: Sketch> Sketched<A, S> {
 }
 
 fn of_group<S: Sketch>(many: &mut Many<S>, group: usize) -> Result<&mut S> {
-    use std::collections::btree_map::Entry;
     Ok(match many.entry(group) {
         Entry::Occupied(known) => known.into_mut(),
         Entry::Vacant(new) => new.insert(S::new()?),
