@@ -1,6 +1,7 @@
 //! Written states of past days by ranges of customers, unpacked as the ranges come.
 
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, UInt32Array};
@@ -36,7 +37,13 @@ impl Stored {
                 Ok(block) => {
                     let (placed, found) = oneshot::channel();
                     let index = Arc::clone(index);
-                    rayon::spawn(move || drop(placed.send(Stored::new(bucket, block, &index))));
+                    // A panic would end the program here.
+                    let place = move || Stored::new(bucket, block, &index);
+                    rayon::spawn(move || {
+                        if let Ok(stored) = catch_unwind(AssertUnwindSafe(place)) {
+                            let _ = placed.send(stored);
+                        }
+                    });
                     placing.push(found);
                 }
                 Err(found) => broken.push(found),
