@@ -88,22 +88,7 @@ impl Reader<'_> {
             let turn;
             let again = if found.is_slice {
                 turn = self.turns.lock().await;
-                match self.write_slice(source.clone(), found, matrix, how, states).await {
-                    Ok(Ok(())) => {
-                        states.commit_slice().await;
-                        if written == found.targets {
-                            states.give_up(&Error::infra("those that were written are not found again"));
-                        }
-                        written.clone_from(&found.targets);
-                        Vec::new()
-                    }
-                    Ok(Err(more)) => more,
-                    // Whatever is wrong with the rows shows when they are read for the matrix.
-                    Err(error) => {
-                        states.give_up(&error);
-                        Vec::new()
-                    }
-                }
+                self.catch_up(source.clone(), found, matrix, how, states, &mut written).await
             } else {
                 match self.beside_states(source.clone(), found, matrix, how).await? {
                     Ok(read) => break read,
@@ -127,6 +112,32 @@ impl Reader<'_> {
         let files = read.source.shares.len();
         tracing::debug!(files, seconds = began.elapsed().as_secs_f64(), "a source was read");
         Ok((read, night))
+    }
+
+    /// Writes the states of a slice and puts them in force, unless what they are made of is broken, which is returned; `written` has
+    /// what the last slice wrote.
+    async fn catch_up(
+        &self,
+        source: Source,
+        slice: &mut Night,
+        matrix: usize,
+        how: &Scattering,
+        states: &Arc<States>,
+        written: &mut Vec<Target>,
+    ) -> Vec<Broken> {
+        match self.write_slice(source, slice, matrix, how, states).await {
+            Ok(Ok(())) => {
+                states.commit_slice().await;
+                if *written == slice.targets {
+                    states.give_up(&Error::infra("those that were written are not found again"));
+                }
+                written.clone_from(&slice.targets);
+            }
+            Ok(Err(broken)) => return broken,
+            // Whatever is wrong with the rows shows when they are read for the matrix.
+            Err(error) => states.give_up(&error),
+        }
+        Vec::new()
     }
 
     /// Reads the rows that no states stand in for, while states come and their keys are looked up; some of them may be broken.

@@ -1,7 +1,5 @@
 //! Sketches of many values: their size has a bound, they are merged, and neither the order of rows nor that of merges shows.
 
-use std::collections::BTreeMap;
-
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
@@ -83,8 +81,9 @@ impl Sketch for Registers {
     }
 }
 
-/// How many numbers lie about where: DDSketch, whose quantiles are within 1 % of a number that is one. A t-digest or a KLL sketch
-/// would show in which order it was merged.
+/// How many numbers lie about where: DDSketch, whose quantiles are within 1 % of a number that is one. Below 1e-9 a number counts as 0,
+/// and where numbers span more than 17 powers of ten, the least ones as the least that is told apart. A t-digest or a KLL sketch would
+/// show in which order it was merged.
 pub(super) struct Spots(DDSketch);
 
 fn of_numbers(error: impl std::error::Error + Send + Sync + 'static) -> Error {
@@ -99,11 +98,9 @@ impl Sketch for Spots {
 
     /// Infinities and NaN lie nowhere.
     fn add(&mut self, values: &ArrayRef) -> Result<()> {
-        let mut numbers: BTreeMap<u64, u64> = BTreeMap::new();
         let doubles = cast(values, &DataType::Float64)?;
         let doubles = doubles.as_primitive::<Float64Type>().values();
-        doubles.iter().filter(|x| x.is_finite()).for_each(|x| *numbers.entry(x.to_bits()).or_default() += 1);
-        numbers.into_iter().for_each(|(bits, count)| self.0.add_with_count(f64::from_bits(bits), count));
+        doubles.iter().filter(|x| x.is_finite()).for_each(|x| self.0.add(*x));
         Ok(())
     }
 
@@ -175,6 +172,25 @@ mod tests {
             sorted.dedup();
             let (found, wanted) = (of::<Registers>(&one, &Function::AboutDistinct).unwrap(), sorted.len() as f64);
             prop_assert!((found - wanted).abs() <= 0.05 * wanted, "{} for {}", found, wanted);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn numbers_of_any_size_show_no_order(
+            numbers in prop::collection::vec((-1.0f64..1.0, -300i32..300), 1..600), piece in 1usize..200, share in 0.0..1.0f64
+        ) {
+            let function = Function::AboutQuantile(Quantile::at(share));
+            let mut numbers: Vec<f64> = numbers.into_iter().map(|(x, power)| x * 10f64.powi(power)).collect();
+            let pieces = |numbers: &[f64], length: usize| -> Vec<ArrayRef> {
+                numbers.chunks(length).map(|some| Arc::new(Float64Array::from(some.to_vec())) as ArrayRef).collect()
+            };
+            let one = of::<Spots>(&pieces(&numbers, numbers.len()), &function);
+            prop_assert_eq!(of::<Spots>(&pieces(&numbers, piece), &function), one);
+            numbers.sort_unstable_by(f64::total_cmp);
+            prop_assert_eq!(of::<Spots>(&pieces(&numbers, piece), &function), one);
+            numbers.reverse();
+            prop_assert_eq!(of::<Spots>(&pieces(&numbers, piece), &function), one);
         }
     }
 
