@@ -1,8 +1,8 @@
 //! What went wrong, in the terms of whoever has to act on it.
 //!
 //! Every module folds its own errors into one [`Error`], whose [`Class`] decides the exit code: the user's or the data's
-//! fault (1, retrying does not help) or the infrastructure's (2, retry). The class stays typed on its way through a
-//! DataFusion stream: an `Error` wrapped in `DataFusionError::External` comes out as it went in.
+//! fault (1, retrying does not help), the infrastructure's (2, retry) or our own (1, please report it). The class stays typed on
+//! its way through a DataFusion stream: an `Error` wrapped in `DataFusionError::External` comes out as it went in.
 
 use std::fmt;
 
@@ -13,6 +13,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
+/// What to do about a [`Class::Bug`].
+const REPORT_IT: &str = "this is a bug in tenure, please report it";
+
 /// Who can mend it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
@@ -20,6 +23,8 @@ pub enum Class {
     User,
     /// Network, disk, memory, a lost race: the same command may succeed later.
     Infra,
+    /// A broken invariant of this program, or a panic: retrying does not help, and whoever sees it should report it.
+    Bug,
 }
 
 /// How the process ends; the same verdict stands in the ledger.
@@ -149,6 +154,26 @@ impl Error {
         Self::new(Class::Infra, Problem::new(message))
     }
 
+    /// An invariant of this program does not hold.
+    pub fn bug(message: impl Into<String>) -> Self {
+        Self::new(Class::Bug, Problem::new(message).hint(REPORT_IT))
+    }
+
+    /// A task of the runtime that did not end by itself: it panicked, or was aborted.
+    pub fn task(what: &str, error: tokio::task::JoinError) -> Self {
+        match error.try_into_panic() {
+            Ok(payload) => Self::panicked(what, payload.as_ref()),
+            Err(cancelled) => Error::bug(format!("{what} was torn down")).because(cancelled),
+        }
+    }
+
+    /// A panic that was caught, as [`std::thread::JoinHandle::join`] or [`std::panic::catch_unwind`] give it.
+    pub fn panicked(what: &str, payload: &(dyn std::any::Any + Send)) -> Self {
+        let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
+        Error::bug(format!("{what} panicked: {}", text.as_deref().unwrap_or("without a message")))
+    }
+
     /// One problem of a class.
     pub fn new(class: Class, problem: Problem) -> Self {
         Error(Box::new(Inner { class, first: problem, rest: Vec::new() }))
@@ -207,7 +232,7 @@ impl Error {
     /// The exit code's name.
     pub fn status(&self) -> ExitStatus {
         match self.class() {
-            Class::User => ExitStatus::User,
+            Class::User | Class::Bug => ExitStatus::User,
             Class::Infra => ExitStatus::Infra,
         }
     }
