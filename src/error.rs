@@ -17,7 +17,8 @@ type Source = Box<dyn std::error::Error + Send + Sync>;
 const REPORT_IT: &str = "this is a bug in tenure, please report it";
 
 /// Who can mend it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Class {
     /// The job file, the SQL or the data: retrying does not help.
     User,
@@ -171,7 +172,11 @@ impl Error {
     pub fn panicked(what: &str, payload: &(dyn std::any::Any + Send)) -> Self {
         let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
-        Error::bug(format!("{what} panicked: {}", text.as_deref().unwrap_or("without a message")))
+        let text = text.as_deref().unwrap_or("without a message");
+        match crate::panics::place_of(text) {
+            Some(place) => Error::bug(format!("{what} panicked at {place}: {text}")),
+            None => Error::bug(format!("{what} panicked: {text}")),
+        }
     }
 
     /// One problem of a class.
@@ -292,8 +297,8 @@ impl From<DataFusionError> for Error {
                 Some(first) => Error::from(first),
                 None => Error::infra("the query failed"),
             },
-            DataFusionError::Internal(what) => Error::infra(what),
-            DataFusionError::ExecutionJoin(source) => Error::infra("a worker stopped").because(*source),
+            DataFusionError::Internal(what) => Error::bug(what),
+            DataFusionError::ExecutionJoin(source) => Error::task("a part of the query", *source),
             // What is left comes from the SQL or the data: plan, schema, arithmetic, casts, unsupported syntax.
             DataFusionError::ArrowError(source, _) => Error::user(source.to_string()),
             DataFusionError::SQL(source, _) => Error::user(source.to_string()),

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use list::{Ledger, Listing, Unreadable};
 pub use outcome::{OutcomeRecord, outcome_lines};
 
-use crate::error::ExitStatus;
+use crate::error::{Class, ExitStatus};
 use crate::lake::publish::{Commit, CommittedTable, RunKey, night_folder};
 use crate::lake::{Store, Traffic};
 use crate::{Error, Result};
@@ -225,6 +225,9 @@ pub struct CheckRecord {
 /// Why a run failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorRecord {
+    /// Who can mend it: `user`, `infra` or, where this program is at fault, `bug`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<Class>,
     /// Every problem, with its place.
     pub problems: Vec<String>,
     /// What lay below the first.
@@ -239,6 +242,7 @@ impl From<&Error> for ErrorRecord {
     fn from(error: &Error) -> Self {
         let first = error.problems().next();
         ErrorRecord {
+            class: Some(error.class()),
             problems: error.problems().map(ToString::to_string).collect(),
             causes: first.map(|p| p.causes()).unwrap_or_default(),
             hint: first.and_then(|p| p.hint.clone()),
@@ -343,8 +347,7 @@ impl RunRecord {
 
     /// Writes the record, replacing the one of this run.
     pub async fn save(&self, store: &Store) -> Result<()> {
-        let text =
-            serde_json::to_vec_pretty(self).map_err(|e| Error::infra("a record cannot be written").because(e))?;
+        let text = serde_json::to_vec_pretty(self).map_err(|e| Error::bug("a record cannot be written").because(e))?;
         store.put(&self.path(), text).await
     }
 

@@ -28,6 +28,7 @@
 
 pub mod as_of;
 pub mod cli;
+pub mod cpu;
 pub mod demo;
 pub mod error;
 pub mod failpoint;
@@ -37,6 +38,7 @@ pub mod lake;
 pub mod ledger;
 #[cfg(feature = "torch")]
 pub mod model;
+pub mod panics;
 pub mod pipeline;
 pub mod printer;
 pub mod report;

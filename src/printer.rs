@@ -54,7 +54,7 @@ impl Printer {
     /// Data as JSON, on stdout.
     pub fn data_json(&self, value: &impl serde::Serialize) -> crate::Result<()> {
         let text = serde_json::to_string_pretty(value)
-            .map_err(|e| Error::infra("the result cannot be written as JSON").because(e))?;
+            .map_err(|e| Error::bug("the result cannot be written as JSON").because(e))?;
         self.data(text);
         Ok(())
     }

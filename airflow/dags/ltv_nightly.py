@@ -14,7 +14,8 @@ Exit codes decide what Airflow does:
 code  meaning                                here
 ====  =====================================  ==========================================================
 0     done, or already done                  success
-1     the job's or the data's fault          the task fails at once: a retry would fail alike
+1     the job's or the data's fault, or a    the task fails at once: a retry would fail alike
+      bug of ours
 2     the infrastructure's fault             the task is retried, each time after a longer wait
 3     done, and an alert threshold crossed   success, and the task ``alert`` runs, where it is skipped
                                              on a quiet night: hang your notification on it

@@ -16,6 +16,7 @@ mod night;
 mod program;
 mod runs;
 mod state;
+mod threads;
 #[cfg(feature = "torch")]
 mod train;
 #[cfg(feature = "torch")]
@@ -38,7 +39,7 @@ use crate::lake::{EngineOptions, parse_bytes};
 use crate::model::device::DeviceChoice;
 use crate::printer::{Output, Printer, Verbosity};
 use crate::spec::JobSpec;
-use crate::{AsOf, Error, Result};
+use crate::{AsOf, Error, Result, cpu};
 
 /// What each customer is worth, who is about to leave, and which stage of life each one is in: every night.
 ///
@@ -70,7 +71,7 @@ Examples:
 
 Exit codes:
   0  done, or already done
-  1  the job's or the data's fault: retrying does not help
+  1  the job's or the data's fault, or a bug of ours: retrying does not help
   2  the infrastructure's fault: retry
   3  done, and an alert was raised (stale data, say)
 
@@ -170,8 +171,14 @@ fn init_tracing() {
 
 /// Runs async work on a runtime of as many threads as the engine has.
 fn block_on<T>(engine: &EngineOptions, work: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::runtime::Builder::new_multi_thread()
+    // With one thread, the one that waits for the work does it.
+    let mut runtime = match engine.threads {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    runtime
         .worker_threads(engine.threads)
+        .thread_stack_size(cpu::STACK_BYTES)
         .enable_all()
         .build()
         .map_err(|e| Error::infra("the async runtime cannot start").because(e))?

@@ -5,15 +5,16 @@
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command as Process;
 
 use clap::Parser;
 
 use super::data::DataCommand;
-use super::{Line, Run};
-use crate::Error;
+use super::{Line, Run, threads};
 use crate::error::ExitStatus;
 use crate::printer::{Output, Printer, Verbosity};
+use crate::{Error, Result, cpu, panics};
 
 /// The program with the model, which lies beside the other one.
 const OTHER: &str = "tenure-torch";
@@ -36,29 +37,56 @@ pub fn main() -> ! {
 /// `tenure-torch`: every command.
 #[cfg(feature = "torch")]
 pub fn main_with_model() -> ! {
+    // libgomp reads its settings while libtorch is loaded, which was before this line. Where that fails, it works all the same.
+    if threads::environment().is_some()
+        && let Ok(own) = std::env::current_exe()
+    {
+        let _ = replace_process(&own);
+    }
     match Line::<super::Command>::try_parse() {
         Ok(line) => run(line),
         Err(error) => end(tell(&error)),
     }
 }
 
-fn run(line: Line<impl Run>) -> ! {
+fn run(line: Line<impl Run + Send>) -> ! {
     super::init_tracing();
+    panics::remember();
     let printer = line.global.printer();
-    end(line.command.run(&line.global, &printer).unwrap_or_else(|error| {
+    let Line { command, global } = line;
+    let ran = on_a_thread(|| threads::limit(&global).and_then(|()| command.run(&global, &printer)));
+    end(ran.unwrap_or_else(|error| {
         printer.error(&error);
         error.status()
     }))
+}
+
+/// Runs a command on a thread whose stack has room for deep expressions. A panic is an error: the exit codes of panics and aborts
+/// tell the caller nothing.
+fn on_a_thread(command: impl FnOnce() -> Result<ExitStatus> + Send) -> Result<ExitStatus> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("command".into()).stack_size(cpu::STACK_BYTES);
+        let thread = thread.spawn_scoped(scope, command);
+        let thread = thread.map_err(|e| Error::infra("the command's thread cannot be started").because(e))?;
+        thread.join().unwrap_or_else(|payload| Err(Error::panicked("the command", &*payload)))
+    })
 }
 
 /// Runs the same command line in the program with the model; returns why it does not.
 fn become_the_other() -> Error {
     let beside = std::env::current_exe().map(|path| path.with_file_name(OTHER));
     let program = beside.unwrap_or_else(|_| OTHER.into());
-    let mut own = std::env::args_os();
-    let error = Process::new(&program).arg0(own.next().unwrap_or_default()).args(own).exec();
+    let error = replace_process(&program);
     Error::io(program, error)
         .hint("commands with a model, such as `run`, are in this program: `make build` builds both")
+}
+
+/// Runs the same command line in a program with libtorch; returns why it does not.
+fn replace_process(program: &Path) -> std::io::Error {
+    let mut own = std::env::args_os();
+    let mut other = Process::new(program);
+    other.arg0(own.next().unwrap_or_default()).args(own).envs(threads::environment());
+    other.exec()
 }
 
 /// Prints what is wrong with a command line, or the help that it asks for.

@@ -163,7 +163,7 @@ fn read_marker(dir: &Path) -> Result<Option<Marker>> {
 
 fn write_marker(dir: &Path, marker: &Marker) -> Result<()> {
     let text = serde_json::to_string_pretty(marker)
-        .map_err(|e| Error::infra("the demo lake's description cannot be written").because(e))?;
+        .map_err(|e| Error::bug("the demo lake's description cannot be written").because(e))?;
     let path = dir.join(MARKER);
     let part = dir.join(format!("{MARKER}.part"));
     std::fs::write(&part, text + "\n").map_err(|e| Error::io(&part, e))?;

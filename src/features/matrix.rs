@@ -14,14 +14,25 @@ use super::FeatureStream;
 use super::bench::Bench;
 use super::definition::Definition;
 use super::fusion::state::States;
-use super::fusion::{Batch, File, Fusion, Matrix, Twice};
+use super::fusion::{Batch, File, Fusion, Matrix, Running, Twice};
 use super::part::{Part, PartColumn};
 use super::prepare::{self, FilePlan, Prepared, PreparedFile};
 use super::rows::{Checker, Culprit};
 use super::sequence;
 use super::set::FeatureSet;
+use crate::lake::publish::PopulationCount;
 use crate::spec::TableSpec;
 use crate::{AsOf, Error, Result};
+
+/// The matrices of some dates.
+pub struct Matrices<S> {
+    /// The schema of every batch; the key comes first.
+    pub schema: SchemaRef,
+    /// The population of each date as it was read.
+    pub populations: Vec<PopulationCount>,
+    /// Batches with the number of their date.
+    pub rows: S,
+}
 
 impl FeatureSet {
     /// The matrix at `as_of`: one row per customer of the population, sorted by key, the key first; its newest events come
@@ -65,7 +76,7 @@ impl FeatureSet {
         sessions: &[(AsOf, SessionContext)],
         tables: &[TableSpec],
         states: Option<Arc<States>>,
-    ) -> Result<(SchemaRef, impl Stream<Item = Result<(usize, RecordBatch)>> + Send + use<>)> {
+    ) -> Result<Matrices<impl Stream<Item = Result<(usize, RecordBatch)>> + Send + use<>>> {
         let mut planned = Vec::new();
         for (as_of, context) in sessions {
             let bench = Bench::over(context).await?;
@@ -74,8 +85,8 @@ impl FeatureSet {
         }
         let Some((_, first)) = planned.first() else { return Err(Error::user("no date is asked for")) };
         let schema = self.matrix_schema(first);
-        let passes = self.passes(&planned, None, &schema, Checker::uncut, states).await?;
-        Ok((schema, passes))
+        let Running { populations, rows } = self.passes(&planned, None, &schema, Checker::uncut, states).await?;
+        Ok(Matrices { schema, populations, rows })
     }
 
     /// Whether the rows of one date are among those of a later one.
@@ -118,9 +129,9 @@ impl FeatureSet {
         let sequence = sequence.or_else(|problems| Error::all(problems).map(|()| None))?;
         let schema = self.matrix_schema(&prepared);
         let planned = [(bench, prepared)];
-        let rows = self.passes(&planned, only.clone(), &schema, |checker| checker, states).await?;
+        let Running { populations, rows } = self.passes(&planned, only.clone(), &schema, |c| c, states).await?;
         let rows = rows.map(|batch| Ok(batch?.1));
-        let matrix = FeatureStream::new(schema, as_of, rows);
+        let matrix = FeatureStream::new(schema, as_of, rows).with_population(populations.first().copied());
         Ok(match sequence {
             None => matrix,
             Some(plan) => {
@@ -143,7 +154,7 @@ impl FeatureSet {
         schema: &SchemaRef,
         cut: fn(Checker) -> Checker,
         states: Option<Arc<States>>,
-    ) -> Result<impl Stream<Item = Result<(usize, RecordBatch)>> + Send + use<>> {
+    ) -> Result<Running<impl Stream<Item = Result<(usize, RecordBatch)>> + Send + use<>>> {
         let matrices = planned.iter().map(|(bench, prepared)| {
             let by_key = |plan: &LogicalPlan| of_key(bench.frame(plan.clone()), only.clone());
             let files = in_order(prepared).map(|file| {
@@ -171,10 +182,13 @@ impl FeatureSet {
             scan: Box::new(|matrix, plan| of_key(planned[matrix].0.frame(plan), only.clone())),
             states,
         };
-        let checkers = planned
-            .iter()
-            .map(|(bench, prepared)| cut(Checker::new(Arc::clone(schema), culprits(self, bench, prepared))));
-        Ok(looked_at(fusion.run().await?, checkers.collect(), order))
+        let Running { populations, rows } = fusion.run().await?;
+        let checkers = planned.iter().zip(&populations).map(|((bench, prepared), population)| {
+            let checker = Checker::new(Arc::clone(schema), culprits(self, bench, prepared));
+            cut(checker.of_population(*population))
+        });
+        let rows = looked_at(rows, checkers.collect(), order);
+        Ok(Running { populations, rows })
     }
 
     pub(super) async fn prepared(&self, bench: &Bench, tables: &[TableSpec], as_of: AsOf) -> Result<Prepared> {

@@ -39,6 +39,7 @@ pub use column::FeatureColumn;
 pub use condition::{Condition, ConditionParser};
 pub use fusion::state::{Block, BlockState, GroupState, Manifest, StateFile, StateReport, States};
 pub use labels::{LabelColumn, LabelSet};
+pub use matrix::Matrices;
 pub use pass_plan::{LoneFile, PassPlan, SharedScan};
 pub use rows::BATCH_ROWS;
 pub use sequence::SEQUENCE;

@@ -15,6 +15,7 @@ use futures::{Stream, StreamExt, stream};
 use super::matrix::named;
 use super::part::Part;
 use crate::error::Place;
+use crate::lake::publish::PopulationCount;
 use crate::{Error, Result};
 
 /// Rows per batch: always the same, so that whatever works batch by batch gives the same bits again.
@@ -38,6 +39,9 @@ pub(super) struct Checker {
     last: Option<ArrayRef>,
     culprits: Vec<Culprit>,
     uncut: bool,
+    /// The rows that there have to be, where that is known.
+    expected: Option<PopulationCount>,
+    given: usize,
 }
 
 /// Rows in batches of [`BATCH_ROWS`], sorted by their first column, which is never NULL and never twice the same.
@@ -76,12 +80,17 @@ impl Checker {
     /// Of a matrix with this schema; the culprits are whom to ask when a key comes twice.
     pub(super) fn new(schema: SchemaRef, culprits: Vec<Culprit>) -> Self {
         let coalescer = BatchCoalescer::new(Arc::clone(&schema), BATCH_ROWS);
-        Checker { schema, coalescer, last: None, culprits, uncut: false }
+        Checker { schema, coalescer, last: None, culprits, uncut: false, expected: None, given: 0 }
     }
 
     /// Batches keep their sizes.
     pub(super) fn uncut(self) -> Self {
         Checker { uncut: true, ..self }
+    }
+
+    /// Rows that are missing at the end are an error.
+    pub(super) fn of_population(self, population: PopulationCount) -> Self {
+        Checker { expected: Some(population), ..self }
     }
 
     /// Whether a key comes twice, and who has it so.
@@ -92,6 +101,7 @@ impl Checker {
     /// Takes rows in; gives whole batches.
     pub(super) async fn push(&mut self, batch: RecordBatch) -> Result<Vec<RecordBatch>> {
         let batch = self.typed(batch)?;
+        self.given += batch.num_rows();
         if self.uncut {
             self.keys_are_unique(&batch).await?;
             return Ok(vec![batch]);
@@ -119,6 +129,9 @@ impl Checker {
         let last = self.coalescer.next_completed_batch();
         if let Some(batch) = &last {
             self.keys_are_unique(batch).await?;
+        }
+        if let Some(population) = self.expected {
+            population.check("the matrix", self.given as u64)?;
         }
         Ok(last)
     }

@@ -7,6 +7,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use futures::Stream;
 
+use crate::lake::publish::PopulationCount;
 use crate::{AsOf, Result};
 
 /// Record batches with one row per customer, sorted by key; the key is the first column and never NULL.
@@ -14,6 +15,7 @@ pub struct FeatureStream {
     schema: SchemaRef,
     as_of: AsOf,
     batches: Pin<Box<dyn Stream<Item = Result<RecordBatch>> + Send>>,
+    population: Option<PopulationCount>,
 }
 
 impl FeatureStream {
@@ -23,12 +25,22 @@ impl FeatureStream {
         as_of: AsOf,
         batches: impl Stream<Item = Result<RecordBatch>> + Send + 'static,
     ) -> Self {
-        FeatureStream { schema, as_of, batches: Box::pin(batches) }
+        FeatureStream { schema, as_of, batches: Box::pin(batches), population: None }
     }
 
     /// The schema of every batch; the key comes first.
     pub fn schema(&self) -> &SchemaRef {
         &self.schema
+    }
+
+    /// The same rows, of a population that was counted when it was read.
+    pub fn with_population(self, population: Option<PopulationCount>) -> Self {
+        FeatureStream { population, ..self }
+    }
+
+    /// How many rows there have to be, as the population says and not these rows; `None` where it was not counted.
+    pub fn population(&self) -> Option<PopulationCount> {
+        self.population
     }
 
     /// The date at which the rows look.

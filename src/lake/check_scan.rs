@@ -26,7 +26,7 @@ use futures::{Stream, StreamExt};
 use super::checks::{Checks, RowCheck};
 use super::report::{Found, TableState, failures, locked};
 use crate::spec::{OnFail, TableSpec};
-use crate::{Error, Result};
+use crate::{Error, Result, failpoint};
 
 /// Where one collecting scan puts what it finds.
 #[derive(Debug)]
@@ -222,6 +222,7 @@ impl Stream for CheckStream {
 
 impl CheckStream {
     fn check(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        failpoint::reach("checks.scan");
         let rows = batch.num_rows();
         let conditions = &self.conditions;
         let broken: Vec<BooleanArray> =

@@ -85,7 +85,7 @@ impl Finds {
 
     /// Keeps them for later nights.
     pub async fn write(&self, store: &Store, table: &TableSpec) -> Result<()> {
-        let words = serde_json::to_string(self).map_err(|e| Error::infra("finds cannot be written").because(e))?;
+        let words = serde_json::to_string(self).map_err(|e| Error::bug("finds cannot be written").because(e))?;
         store.put(&path_of(table), format!("{:08x}\n{words}", crc32c::crc32c(words.as_bytes()))).await
     }
 }

@@ -25,7 +25,7 @@ use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::types::ColumnPath;
 use rayon::prelude::*;
 
-use crate::{Error, Result};
+use crate::{Error, Result, failpoint};
 use numbers::NumberChunk;
 
 /// Rows per row group.
@@ -80,6 +80,11 @@ impl MatrixFile {
         Ok(())
     }
 
+    /// The rows so far.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
     /// Writes the footer and puts the file in its place; says how many rows there are.
     pub fn finish(mut self) -> Result<u64> {
         self.close_group()?;
@@ -94,7 +99,10 @@ impl MatrixFile {
             self.columns = self.chunks()?;
         }
         let columns = self.columns.par_iter_mut().zip(batch.columns()).zip(self.schema.fields().as_ref());
-        let encoded = columns.map(|((chunk, array), field)| chunk.write(field, array));
+        let encoded = columns.map(|((chunk, array), field)| {
+            failpoint::reach("matrix.encode");
+            chunk.write(field, array)
+        });
         encoded.collect::<Result<(), ParquetError>>()?;
         self.rows_of_group += batch.num_rows();
         self.rows += batch.num_rows() as u64;
@@ -119,7 +127,7 @@ impl MatrixFile {
             let other = others.next();
             numbers.map(Chunk::Numbers).or_else(|| other.map(|other| Chunk::Others(Box::new(other))))
         });
-        chunks.collect::<Option<_>>().ok_or_else(|| Error::infra("a column of the matrix has no writer"))
+        chunks.collect::<Option<_>>().ok_or_else(|| Error::bug("a column of the matrix has no writer"))
     }
 
     fn close_group(&mut self) -> Result<()> {

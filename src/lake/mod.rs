@@ -244,7 +244,7 @@ impl Lake {
     pub async fn finish_checks(&self, at: Visibility, kept: Option<&Store>) -> Result<CheckReport> {
         let context = self.session(at).await?;
         let Some(night) = locked(&self.nights).get(&at).cloned() else {
-            return Err(Error::infra("the session of these checks is lost"));
+            return Err(Error::bug("the session of these checks is lost"));
         };
         let mut notes = Vec::new();
         for table in night.iter() {
@@ -323,7 +323,7 @@ async fn found(context: &SessionContext, table: &LakeTable) -> Result<Found> {
     };
     match state.take() {
         Some(found) => Ok(found),
-        None => Err(seen.err().unwrap_or_else(|| Error::infra("what the checks found is lost"))),
+        None => Err(seen.err().unwrap_or_else(|| Error::bug("what the checks found is lost"))),
     }
 }
 

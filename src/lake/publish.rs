@@ -13,6 +13,7 @@
 mod audit;
 mod commit;
 mod place;
+mod population;
 mod table;
 
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use chrono::NaiveDate;
 
 pub use commit::{Commit, CommittedTable, KeyParts, RunKey, place_of};
 pub(crate) use commit::{night_folder, number_of};
+pub use population::PopulationCount;
 pub use table::{DESCRIPTION, StagedFile, TableMeta, TableWriter, described};
 
 use super::{PutOutcome, Store};
@@ -155,12 +157,13 @@ pub struct StagedFiles {
 
 impl StagedFiles {
     /// Reads every file back and holds it against its table: schema, rows as written, key present, unique and strictly
-    /// ascending, no NaN and no infinity. All problems at once, as the user's fault.
-    pub fn audit(self) -> Result<AuditedFiles> {
+    /// ascending, no NaN and no infinity. All problems at once, as the user's fault. A table of one row per customer that has
+    /// another number of rows than the population is a bug.
+    pub fn audit(self, population: PopulationCount) -> Result<AuditedFiles> {
         let mut problems = Vec::new();
         let mut files = Vec::with_capacity(self.files.len());
         for file in self.files {
-            match audit::audit(&file) {
+            match audit::audit(&file, population) {
                 Ok(sha256) => files.push(AuditedFile { file, sha256 }),
                 Err(error) if error.class() == Class::User => problems.extend(error.into_problems()),
                 Err(error) => return Err(error),

@@ -342,7 +342,7 @@ fn found<T>(result: object_store::Result<T>) -> object_store::Result<Option<T>> 
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| Error::infra("a worker stopped").because(e))
+    tokio::task::spawn_blocking(work).await.map_err(|e| Error::task("a task on files", e))
 }
 
 /// The next part of a file, and the file where there is more to come.

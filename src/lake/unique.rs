@@ -140,7 +140,7 @@ fn earliest(table: &TableSpec, check: &UniqueCheck, all: &RecordBatch) -> Result
 
 fn column(batch: &RecordBatch, name: &str) -> Result<ArrayRef> {
     let column = batch.column_by_name(name).cloned();
-    column.ok_or_else(|| Error::infra(format!("the column `{name}` is lost")))
+    column.ok_or_else(|| Error::bug(format!("the column `{name}` is lost")))
 }
 
 fn key_columns(batch: &RecordBatch, names: &[String]) -> Result<Vec<ArrayRef>> {

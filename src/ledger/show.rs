@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::{Listing, RunRecord, RunStatus, Verdict, outcome_lines};
+use crate::error::Class;
 
 impl Listing {
     /// One line per run, newest first, then a line per file that cannot be read.
@@ -174,6 +175,9 @@ fn result(run: &RunRecord) -> &'static str {
         (RunStatus::Done, Some(Verdict::Alert)) => "done, alert",
         (RunStatus::Done, _) => "done",
         (RunStatus::Failed, Some(Verdict::InfraError)) => "failed, retry",
+        (RunStatus::Failed, _) if run.error.as_ref().is_some_and(|error| error.class == Some(Class::Bug)) => {
+            "failed, bug"
+        }
         (RunStatus::Failed, _) => "failed",
     }
 }

@@ -171,6 +171,6 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let text = serde_json::to_string(value).map_err(|e| Error::infra("the bundle cannot be written").because(e))?;
+    let text = serde_json::to_string(value).map_err(|e| Error::bug("the bundle cannot be written").because(e))?;
     std::fs::write(path, text + "\n").map_err(|e| Error::io(path, e))
 }

@@ -150,6 +150,12 @@ fn open_globally(path: &Path) -> Result<(), String> {
     }
 }
 
+/// Bounds libtorch's threads: those of one operation, and operations beside each other. Before the first operation, once.
+pub fn limit_threads(threads: usize) {
+    set_threads(threads);
+    tch::set_num_interop_threads(i32::try_from(threads.max(1)).unwrap_or(i32::MAX));
+}
+
 /// Sets how many threads one tensor operation may use on the CPU. At least one.
 pub fn set_threads(threads: usize) {
     tch::set_num_threads(i32::try_from(threads.max(1)).unwrap_or(i32::MAX));

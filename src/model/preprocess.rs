@@ -183,7 +183,7 @@ impl Preprocess {
         let columns = table.columns().filter(|(_, kind, _)| *kind != InputKind::Events);
         for (input, (name, _, column)) in inputs.zip(columns) {
             if input.name != name {
-                return Err(Error::infra(format!("`{name}` stands where `{}` belongs", input.name)));
+                return Err(Error::bug(format!("`{name}` stands where `{}` belongs", input.name)));
             }
             let step = input.encoding.width();
             let mut slots = out.chunks_exact_mut(width.max(1)).map(|row| &mut row[offset..offset + step]);
@@ -196,7 +196,7 @@ impl Preprocess {
                 (Encoding::Text, RawColumn::Words(words)) => {
                     words.ids().iter().zip(&mut slots).for_each(|(id, slot)| slot[0] = f32::from(*id == MISSING));
                 }
-                _ => return Err(Error::infra(format!("`{name}` is not of the type it was fitted on"))),
+                _ => return Err(Error::bug(format!("`{name}` is not of the type it was fitted on"))),
             }
             offset += step;
         }

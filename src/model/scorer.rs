@@ -2,10 +2,14 @@
 //!
 //! Rows are cut into blocks of a fixed size whatever the batches they come in, so that the same rows give the same bits. Two
 //! blocks may wait on either side of the thread: memory does not grow with the number of customers.
+//!
+//! A channel that closes does not say that all rows came through it. The stream of scores ends well only where the task that
+//! reads the features says how many it passed on, and so many came back.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use arrow::array::{Array, AsArray, BooleanArray};
 use arrow::compute::concat_batches;
@@ -20,7 +24,7 @@ use super::predict::Predictor;
 use super::scores::{NOT_FINITE, score_schema, scores};
 use crate::features::{FeatureColumn, FeatureStream};
 use crate::spec::{JobSpec, ModelSpec};
-use crate::{AsOf, Error, Result};
+use crate::{AsOf, Error, Result, cpu, failpoint};
 
 /// Rows that are scored together.
 const BLOCK: usize = 2048;
@@ -39,11 +43,12 @@ pub struct ScoredBatch {
     pub scores: RecordBatch,
 }
 
-/// A model on its own thread; the thread ends with it.
+/// A model on its own thread, which ends with it; [`Scorer::finish`] waits for that.
 #[derive(Debug)]
 pub struct Scorer {
     work: mpsc::Sender<Work>,
     schema: SchemaRef,
+    thread: std::thread::JoinHandle<()>,
 }
 
 /// A block and where its scores go.
@@ -85,16 +90,31 @@ impl Scorer {
         let of_thread = schema.clone();
         let run = move || {
             while let Some(Work { block, as_of, answer }) = queue.blocking_recv() {
-                let scored = score_block(&predictor, &of_thread, block, as_of, minimum.as_deref());
+                let score = || {
+                    let _turns = cpu::all_turns();
+                    score_block(&predictor, &of_thread, block, as_of, minimum.as_deref())
+                };
+                let scored = catch_unwind(AssertUnwindSafe(score));
+                let scored = scored.unwrap_or_else(|payload| Err(Error::panicked("the scoring thread", &*payload)));
                 // Nobody listens any more: the stream was dropped.
                 let _ = answer.blocking_send(scored);
             }
         };
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("scorer".into())
+            .stack_size(cpu::STACK_BYTES)
             .spawn(run)
             .map_err(|e| Error::infra("the scoring thread cannot be started").because(e))?;
-        Ok(Scorer { work, schema })
+        Ok(Scorer { work, schema, thread })
+    }
+
+    /// Ends the thread, once every stream has ended or was dropped.
+    pub async fn finish(self) -> Result<()> {
+        let Scorer { work, thread, .. } = self;
+        drop(work);
+        let ended = tokio::task::spawn_blocking(move || thread.join());
+        let ended = ended.await.map_err(|e| Error::task("the end of the scoring thread", e))?;
+        ended.map_err(|payload| Error::panicked("the scoring thread", &*payload))
     }
 
     /// The schema of the scores.
@@ -106,64 +126,46 @@ impl Scorer {
     pub fn score(&self, features: FeatureStream) -> ScoredStream {
         let (answer, answers) = mpsc::channel(WAITING);
         let feeder = tokio::spawn(feed(features, self.work.clone(), answer));
-        ScoredStream { answers, feeder, ended: false }
+        ScoredStream { answers, feeder, rows: 0, ended: false }
     }
 }
 
-/// Cuts the stream into blocks and queues them.
-async fn feed(mut features: FeatureStream, work: mpsc::Sender<Work>, answer: mpsc::Sender<Result<ScoredBatch>>) {
+/// Cuts the stream into blocks and queues them; says how many rows there were.
+async fn feed(
+    mut features: FeatureStream,
+    work: mpsc::Sender<Work>,
+    answer: mpsc::Sender<Result<ScoredBatch>>,
+) -> Result<usize> {
     let schema = features.schema().clone();
     let as_of = features.as_of();
     let mut waiting: Vec<RecordBatch> = Vec::new();
-    let mut rows = 0;
+    let (mut rows, mut sent) = (0, 0);
     let send = async |block: RecordBatch| {
         let sent = work.send(Work { block, as_of, answer: answer.clone() }).await;
-        if sent.is_err() {
-            let _ = answer.send(Err(Error::infra("the scoring thread stopped"))).await;
-        }
-        sent.is_ok()
+        sent.map_err(|_| Error::bug("the scoring thread ended before its rows did"))
     };
     while let Some(batch) = features.next().await {
-        match batch {
-            Ok(batch) => {
-                rows += batch.num_rows();
-                waiting.push(batch);
-            }
-            Err(error) => {
-                let _ = answer.send(Err(error)).await;
-                return;
-            }
-        }
+        let batch = batch?;
+        failpoint::reach("scorer.feed");
+        rows += batch.num_rows();
+        waiting.push(batch);
         if rows < BLOCK {
             continue;
         }
-        let all = match concat_batches(&schema, &waiting) {
-            Ok(all) => all,
-            Err(error) => {
-                let _ = answer.send(Err(error.into())).await;
-                return;
-            }
-        };
+        let all = concat_batches(&schema, &waiting)?;
         let mut start = 0;
         while rows - start >= BLOCK {
-            if !send(all.slice(start, BLOCK)).await {
-                return;
-            }
+            send(all.slice(start, BLOCK)).await?;
             start += BLOCK;
         }
         waiting = vec![all.slice(start, rows - start)];
         rows -= start;
+        sent += start;
     }
     if rows > 0 {
-        match concat_batches(&schema, &waiting) {
-            Ok(rest) => {
-                send(rest).await;
-            }
-            Err(error) => {
-                let _ = answer.send(Err(error.into())).await;
-            }
-        }
+        send(concat_batches(&schema, &waiting)?).await?;
     }
+    Ok(sent + rows)
 }
 
 fn score_block(
@@ -173,6 +175,7 @@ fn score_block(
     as_of: AsOf,
     minimum: Option<&str>,
 ) -> Result<ScoredBatch> {
+    failpoint::reach("scorer.score");
     let (features, enough) = split_minimum_data(block)?;
     let mut table = predictor.table();
     table.push(&features, as_of)?;
@@ -203,7 +206,9 @@ fn split_minimum_data(mut block: RecordBatch) -> Result<(RecordBatch, Option<Boo
 #[derive(Debug)]
 pub struct ScoredStream {
     answers: mpsc::Receiver<Result<ScoredBatch>>,
-    feeder: tokio::task::JoinHandle<()>,
+    feeder: tokio::task::JoinHandle<Result<usize>>,
+    /// Rows that came back.
+    rows: usize,
     ended: bool,
 }
 
@@ -214,20 +219,19 @@ impl Stream for ScoredStream {
         if self.ended {
             return Poll::Ready(None);
         }
-        match self.answers.poll_recv(cx) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(Some(Ok(batch))) => Poll::Ready(Some(Ok(batch))),
-            Poll::Ready(Some(Err(error))) => {
-                self.ended = true;
-                Poll::Ready(Some(Err(error)))
-            }
-            // All senders are gone: the feeder has ended, and the thread has answered everything it was given, unless
-            // one of them broke down.
-            Poll::Ready(None) => {
-                self.ended = true;
-                Poll::Ready(None)
-            }
+        if let Some(answer) = ready!(self.answers.poll_recv(cx)) {
+            self.ended = answer.is_err();
+            self.rows += answer.as_ref().map_or(0, |batch| batch.scores.num_rows());
+            return Poll::Ready(Some(answer));
         }
+        // All senders are gone: the feeder has ended or is about to, and says whether that was all.
+        let fed = ready!(Pin::new(&mut self.feeder).poll(cx));
+        self.ended = true;
+        Poll::Ready(match fed.unwrap_or_else(|error| Err(Error::task("the feature pass", error))) {
+            Ok(rows) if rows == self.rows => None,
+            Ok(rows) => Some(Err(Error::bug(format!("{rows} customers were to be scored and {} were", self.rows)))),
+            Err(error) => Some(Err(error)),
+        })
     }
 }
 

@@ -76,7 +76,7 @@ pub struct TextManifest {
 impl TextManifest {
     /// SHA-256 of all that the manifest says, the weights' hash included: the bundle's name.
     pub fn hash(&self) -> Result<String> {
-        let text = serde_json::to_vec(self).map_err(|e| Error::infra("the manifest cannot be written").because(e))?;
+        let text = serde_json::to_vec(self).map_err(|e| Error::bug("the manifest cannot be written").because(e))?;
         Ok(hash::of_bytes(text))
     }
 
@@ -173,7 +173,7 @@ impl TextClassifier {
             weights::save(&weights::variables(&self.store), &part.join("model.safetensors"))?;
             manifest.files = Checkpoint::open(part)?.hashes()?;
             let text = serde_json::to_string_pretty(&manifest)
-                .map_err(|e| Error::infra("the manifest cannot be written").because(e))?;
+                .map_err(|e| Error::bug("the manifest cannot be written").because(e))?;
             let file = part.join("manifest.json");
             std::fs::write(&file, text + "\n").map_err(|e| Error::io(&file, e))
         })?;
@@ -262,7 +262,7 @@ impl TextClassifier {
 
     /// Drawn here and not by libtorch, so that the head depends on the seed alone and not on who else draws.
     fn draw_head(&self, seed: u64) -> Result<()> {
-        let normal = Normal::new(0f32, 0.02).map_err(|e| Error::infra("no initial weights").because(e))?;
+        let normal = Normal::new(0f32, 0.02).map_err(|e| Error::bug("no initial weights").because(e))?;
         let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
         let _guard = tch::no_grad_guard();
         if let Some(weight) = self.store.variables().get_mut("classifier.weight") {

@@ -4,14 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use futures::{FutureExt, Stream, StreamExt, join, try_join};
+use futures::{Stream, StreamExt, join, try_join};
 
 use super::{Plan, state};
-use crate::features::{FeatureSet, States};
+use crate::features::{FeatureSet, Matrices, States};
+use crate::lake::publish::PopulationCount;
 use crate::lake::{EngineOptions, Lake, MatrixFile, Visibility};
 use crate::printer::Printer;
 use crate::spec::JobSpec;
-use crate::{AsOf, Error, Result};
+use crate::{AsOf, Error, Result, cpu};
 
 /// Batches that wait for the file at most.
 const WAITING: usize = 4;
@@ -42,12 +43,12 @@ pub async fn build(
         let open = async {
             match files {
                 [_] if !from_source => state::open(spec, engine, &lake, printer).await,
-                _ => None,
+                _ => Ok(None),
             }
         };
         // What the folders hold is read while the job is planned: later sessions find it known. States vouch for files that they
         // know, so that these are not looked into.
-        let (states, ()) = try_join!(open.map(Ok), lake.list())?;
+        let (states, ()) = try_join!(open, lake.list())?;
         for (as_of, _) in files {
             lake.session(Visibility::at(*as_of)).await?;
         }
@@ -56,14 +57,14 @@ pub async fn build(
     // Beside each other, not in turns: both are work for a processor more than for a disk.
     let spec_of_plan = spec.clone();
     let plan = tokio::spawn(async move { Plan::new(&spec_of_plan).await });
-    let plan = async { plan.await.map_err(|e| Error::infra("the planning was torn down").because(e))? };
+    let plan = async { plan.await.map_err(|e| Error::task("the planning", e))? };
     // What is wrong with the job is said rather than what is wrong with the lake.
     let (plan, states) = join!(plan, look);
     let (plan, states) = (plan?, states?);
     let features = plan.features.without_sequence();
     if let Some(states) = states {
         let built = pass(&features, spec, &lake, files, Some(Arc::clone(&states))).await?;
-        state::commit(&states, printer).await;
+        state::commit(&states, printer).await?;
         return Ok(built);
     }
     let passes = if features.shares_passes(spec.tables()) { files.len().max(1) } else { 1 };
@@ -86,13 +87,13 @@ pub(super) async fn pass(
     for (as_of, _) in files {
         sessions.push((*as_of, lake.session(Visibility::at(*as_of)).await?));
     }
-    let (schema, rows) = features.matrices(&sessions, spec.tables(), states).await?;
+    let Matrices { schema, populations, rows } = features.matrices(&sessions, spec.tables(), states).await?;
     let open = |(_, path): &(AsOf, Option<PathBuf>)| match path {
         Some(path) => Ok(Sink::File(Box::new(MatrixFile::create(path, &schema)?))),
         None => Ok(Sink::Nothing(0)),
     };
     let open = files.iter().map(open).collect::<Result<Vec<_>>>()?;
-    let counts = write(rows, open).await?;
+    let counts = write(rows, open, &populations).await?;
     let built = files.iter().zip(counts).map(|((as_of, path), rows)| BuiltMatrix {
         as_of: as_of.date(),
         path: path.clone(),
@@ -119,6 +120,14 @@ impl Sink {
         }
     }
 
+    /// The rows so far.
+    fn rows(&self) -> u64 {
+        match self {
+            Sink::File(file) => file.rows(),
+            Sink::Nothing(rows) => *rows,
+        }
+    }
+
     fn finish(self) -> Result<u64> {
         match self {
             Sink::File(file) => file.finish(),
@@ -127,11 +136,16 @@ impl Sink {
     }
 }
 
-/// Writes rows while the next ones are made.
-async fn write(rows: impl Stream<Item = Result<(usize, RecordBatch)>>, mut files: Vec<Sink>) -> Result<Vec<u64>> {
+/// Writes rows while the next ones are made; files with another number of rows than there are customers get no name.
+async fn write(
+    rows: impl Stream<Item = Result<(usize, RecordBatch)>>,
+    mut files: Vec<Sink>,
+    populations: &[PopulationCount],
+) -> Result<Vec<u64>> {
     let (sender, mut waiting) = tokio::sync::mpsc::channel::<(usize, RecordBatch)>(WAITING);
     let writer = tokio::task::spawn_blocking(move || {
         while let Some((file, batch)) = waiting.blocking_recv() {
+            let _turns = cpu::all_turns();
             files[file].write(&batch)?;
         }
         Ok::<_, Error>(files)
@@ -153,11 +167,15 @@ async fn write(rows: impl Stream<Item = Result<(usize, RecordBatch)>>, mut files
         }
     }
     drop(sender);
-    let files = writer.await.map_err(|e| Error::infra("the writer was torn down").because(e))?;
-    match failed {
-        Some(error) => Err(error),
-        None => files?.into_iter().map(Sink::finish).collect(),
+    let files = writer.await.map_err(|e| Error::task("the writer of the matrix", e))?;
+    if let Some(error) = failed {
+        return Err(error);
     }
+    let files = files?;
+    for (file, population) in files.iter().zip(populations) {
+        population.check("the matrix", file.rows())?;
+    }
+    files.into_iter().map(Sink::finish).collect()
 }
 
 /// Where the matrix of a date stands in a folder of several.

@@ -47,7 +47,7 @@ pub(super) fn write(
 ) -> Result<()> {
     write_whole(folder, |new| {
         let json = serde_json::to_string_pretty(report)
-            .map_err(|e| Error::infra("the evaluation cannot be written as JSON").because(e))?;
+            .map_err(|e| Error::bug("the evaluation cannot be written as JSON").because(e))?;
         std::fs::write(new.join(JSON), json + "\n").map_err(|e| Error::io(new.join(JSON), e))?;
         let table = |meta: TableMeta, columns: Vec<ArrayRef>| -> Result<()> {
             let dates: Vec<String> = report.evaluation.as_of.iter().map(ToString::to_string).collect();

@@ -1,5 +1,6 @@
 //! One night: features → scores → stages → commit → record.
 
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -7,7 +8,7 @@ use std::time::Instant;
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema};
 use chrono::NaiveDate;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use serde::Serialize;
 use tempfile::TempDir;
 
@@ -26,7 +27,7 @@ use crate::printer::Printer;
 use crate::report::{NightReport, PublishedTable, RejectRow};
 use crate::segments::{SEGMENTS, StageSummary};
 use crate::spec::{EntityTask, JobSpec, PublishSpec};
-use crate::{AsOf, Error, Result, failpoint, lake};
+use crate::{AsOf, Error, Result, cpu, failpoint, lake};
 
 /// How this machine runs a night.
 #[derive(Debug, Clone)]
@@ -122,7 +123,9 @@ pub async fn run(spec: &JobSpec, as_of: AsOf, options: &NightOptions, printer: &
     failpoint::reach("night.started");
 
     let mut night = Night { spec, task, publish, as_of, options, printer, plan: &plan, lake: &lake, publisher, record };
-    match night.compute(bundle.as_ref(), previous.as_ref(), past).await {
+    // A panic is recorded like any other failure.
+    let computed = AssertUnwindSafe(night.compute(bundle.as_ref(), previous.as_ref(), past)).catch_unwind().await;
+    match computed.unwrap_or_else(|payload| Err(Error::panicked("the night", &*payload))) {
         Ok(report) => Ok(NightOutcome {
             run_id: night.record.run_id.clone(),
             already_done: false,
@@ -188,7 +191,7 @@ impl Night<'_> {
         let start = Instant::now();
         let states = match self.options.from_source {
             true => None,
-            false => state::open(self.spec, &self.options.engine, self.lake, self.printer).await,
+            false => state::open(self.spec, &self.options.engine, self.lake, self.printer).await?,
         };
         let scored = self.score(bundle, &tables, dir.path(), states.clone()).await?;
         self.record.took("features and scores", start.elapsed());
@@ -228,7 +231,7 @@ impl Night<'_> {
         self.record.took("checks", start.elapsed());
 
         let start = Instant::now();
-        let audited = self.publisher.staged(files)?.audit()?;
+        let audited = self.publisher.staged(files)?.audit(scored.population)?;
         self.record.took("audit", start.elapsed());
         self.record.traffic = Traffic::so_far();
         let committed = audited.commit(&mut self.record).await?;
@@ -266,6 +269,7 @@ impl Night<'_> {
         let read = bundle.is_some_and(|bundle| bundle.manifest().network.sequence.is_some());
         let features = if read { self.plan.features.clone() } else { self.plan.features.without_sequence() };
         let features = features.matrix_with(&session, self.spec, self.as_of, states.clone()).await?;
+        let population = features.population().ok_or_else(|| Error::bug("the population was not counted"))?;
         let mut writer = tables.scored_writer(dir, self.publish.features)?;
         let progress = self.printer.progress("scoring", None);
         match bundle {
@@ -273,6 +277,7 @@ impl Night<'_> {
                 let mut features = features;
                 while let Some(batch) = features.next().await {
                     let batch = batch?;
+                    let _turn = cpu::turn();
                     writer.write(&batch, None)?;
                     progress.add(batch.num_rows() as u64);
                 }
@@ -288,15 +293,18 @@ impl Night<'_> {
                 let mut scored = scorer.score(self.with_minimum_data(features)?);
                 while let Some(batch) = scored.next().await {
                     let batch = batch?;
+                    let _turn = cpu::turn();
                     writer.write(&batch.features, Some(&batch.scores))?;
                     progress.add(batch.features.num_rows() as u64);
                 }
+                drop(scored);
+                scorer.finish().await?;
             }
         }
-        let files = writer.finish()?;
+        let files = writer.finish(population)?;
         progress.done(format!("{} customers", files.spill.rows()));
         if let Some(states) = states {
-            state::commit(&states, self.printer).await;
+            state::commit(&states, self.printer).await?;
             failpoint::reach("night.states");
         }
         Ok(files)
@@ -307,7 +315,7 @@ impl Night<'_> {
         let Some(condition) = self.plan.minimum_data.clone() else { return Ok(features) };
         let flag = Field::new(MINIMUM_DATA, DataType::Boolean, false);
         let fields = features.schema().fields().iter().cloned().chain([flag.into()]).collect::<Vec<_>>();
-        let schema = Arc::new(Schema::new(fields));
+        let (schema, population) = (Arc::new(Schema::new(fields)), features.population());
         let with_flag = Arc::clone(&schema);
         let batches = features.map(move |batch| {
             let batch: RecordBatch = batch?;
@@ -316,7 +324,7 @@ impl Night<'_> {
             columns.push(Arc::new(flags));
             Ok(RecordBatch::try_new(Arc::clone(&with_flag), columns)?)
         });
-        Ok(FeatureStream::new(schema, self.as_of, batches))
+        Ok(FeatureStream::new(schema, self.as_of, batches).with_population(population))
     }
 
     async fn segment(

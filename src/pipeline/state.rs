@@ -8,7 +8,7 @@ use futures::StreamExt;
 use serde::Serialize;
 
 use super::Plan;
-use crate::error::Place;
+use crate::error::{Class, Place};
 use crate::features::{FeatureStream, GroupState, Manifest, StateReport, States};
 use crate::lake::{self, EngineOptions, Lake, Visibility};
 use crate::printer::Printer;
@@ -77,26 +77,29 @@ pub(super) async fn open(
     engine: &EngineOptions,
     lake: &Lake,
     printer: &Printer,
-) -> Option<Arc<States>> {
+) -> Result<Option<Arc<States>>> {
     match States::open(spec, engine.threads).await {
-        Ok(states) => {
-            let states = Arc::new(states?);
+        Ok(Some(states)) => {
             states.vouch(lake);
-            Some(states)
+            Ok(Some(Arc::new(states)))
         }
+        Ok(None) => Ok(None),
+        Err(error) if error.class() == Class::Bug => Err(error),
         Err(error) => {
             printer.warn(format!("states are not used and not kept: {error}"));
-            None
+            Ok(None)
         }
     }
 }
 
-/// Puts in force what a run has written.
-pub(super) async fn commit(states: &States, printer: &Printer) {
+/// Puts in force what a run has written; a run whose states cannot be written goes on without them.
+pub(super) async fn commit(states: &States, printer: &Printer) -> Result<()> {
     match states.commit().await {
         Ok(report) => report.notes.iter().for_each(|note| printer.warn(note)),
+        Err(error) if error.class() == Class::Bug => return Err(error),
         Err(error) => printer.warn(format!("states are not kept: {error}")),
     }
+    Ok(())
 }
 
 /// The states of a job; an error where it keeps none.

@@ -10,7 +10,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use super::outcomes::{self, Outcomes, TRAINED_AS_OF};
 use super::plan::Plan;
 use crate::Result;
-use crate::lake::publish::{Publisher, StagedFile, TableMeta, TableWriter, described};
+use crate::lake::publish::{PopulationCount, Publisher, StagedFile, TableMeta, TableWriter, described};
 use crate::model::BundleManifest;
 use crate::segments::{SEGMENTS, StagePlan, TRANSITIONS};
 use crate::spec::{JobSpec, NO_SCORE_REASON};
@@ -40,6 +40,8 @@ pub(super) struct ScoredFiles {
     pub spill: StagedFile,
     /// Customers without a score, by reason.
     pub unscored: BTreeMap<String, u64>,
+    /// The population that they are of.
+    pub population: PopulationCount,
 }
 
 impl<'a> NightTables<'a> {
@@ -66,8 +68,8 @@ impl<'a> NightTables<'a> {
         let spill = TableMeta { schema: self.plan.scored(), ..TableMeta::new(SPILL, "Features and scores.", vec![]) };
         Ok(ScoredWriter {
             predictions,
-            features: features.then(|| self.start(dir, matrix.key([key.clone()]))).transpose()?,
-            spill: self.start(dir, spill.key([key]))?,
+            features: features.then(|| self.start(dir, matrix.per_customer(key.clone()))).transpose()?,
+            spill: self.start(dir, spill.per_customer(key))?,
             scored: self.plan.scored(),
             unscored: BTreeMap::new(),
         })
@@ -76,7 +78,7 @@ impl<'a> NightTables<'a> {
     /// A writer of the segments table.
     pub fn segments_writer(&self, stages: &StagePlan, dir: &Path) -> Result<TableWriter> {
         let meta = TableMeta::new(SEGMENTS, "The stage of life of every customer on the night.", vec![]);
-        self.start(dir, TableMeta { schema: stages.segments_schema(), ..meta }.key([self.key()]))
+        self.start(dir, TableMeta { schema: stages.segments_schema(), ..meta }.per_customer(self.key()))
     }
 
     /// The transitions table, whole.
@@ -121,7 +123,7 @@ impl<'a> NightTables<'a> {
         fields.extend(self.plan.scores.fields().iter().map(|field| field.as_ref().clone()));
         fields.push(described(Field::new("model_version", DataType::Utf8, false), "the bundle that scored"));
         fields.push(described(Field::new("run_id", DataType::Utf8, false), "the run in the ledger"));
-        TableMeta::new(PREDICTIONS, "What the model says of every customer.", fields).key([self.key()])
+        TableMeta::new(PREDICTIONS, "What the model says of every customer.", fields).per_customer(self.key())
     }
 
     fn key(&self) -> String {
@@ -175,7 +177,7 @@ impl ScoredWriter {
     }
 
     /// Closes the files.
-    pub fn finish(self) -> Result<ScoredFiles> {
+    pub fn finish(self, population: PopulationCount) -> Result<ScoredFiles> {
         let mut published = Vec::new();
         if let Some(predictions) = self.predictions {
             published.push(predictions.writer.finish()?);
@@ -183,7 +185,7 @@ impl ScoredWriter {
         if let Some(features) = self.features {
             published.push(features.finish()?);
         }
-        Ok(ScoredFiles { published, spill: self.spill.finish()?, unscored: self.unscored })
+        Ok(ScoredFiles { published, spill: self.spill.finish()?, unscored: self.unscored, population })
     }
 }
 

@@ -21,7 +21,7 @@ use super::plan::StagePlan;
 use super::reason::{moved_because, printed};
 use super::summary::{StageSummary, Tally};
 use super::tiers::Thresholds;
-use crate::{AsOf, Error, Result};
+use crate::{AsOf, Error, Result, failpoint};
 
 /// A night's stages.
 pub struct Segmented {
@@ -260,6 +260,7 @@ struct NightView {
 
 impl NightView {
     fn render(&self, rows: &RecordBatch) -> Result<RecordBatch> {
+        failpoint::reach("segments.assign");
         let stages = rows.column(STAGE).as_primitive::<Int32Type>();
         let scores = rows.column(SCORE).as_primitive::<Float64Type>();
         let previous = rows.column(PREVIOUS_STAGE).as_string::<i32>();

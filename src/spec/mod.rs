@@ -123,7 +123,7 @@ fn read(tree: &Node, path: &Path, problems: &mut Problems) -> Result<Option<JobP
     let root = paths::Root::of(path).map_err(|e| Error::io(path, e))?;
     let Some(raw) = RawJobSpec::from_node(tree, problems) else { return Ok(None) };
     let Some(valid) = validate::job(&raw, tree.pos, &root, problems) else { return Ok(None) };
-    let meaning = serde_json::to_string(&raw).map_err(|e| Error::infra("the job cannot be hashed").because(e))?;
+    let meaning = serde_json::to_string(&raw).map_err(|e| Error::bug("the job cannot be hashed").because(e))?;
     Ok(Some(JobParts {
         name: valid.name,
         file: path.to_owned(),

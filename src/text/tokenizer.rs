@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use tokenizers::{TruncationDirection, TruncationParams, TruncationStrategy};
 
 use crate::error::Place;
-use crate::{Error, Result};
+use crate::{Error, Result, failpoint};
 
 /// Turns texts into the token ids that a checkpoint was trained with.
 #[derive(Debug, Clone)]
@@ -78,6 +78,7 @@ impl Tokenizer {
     }
 
     fn tokens(&self, text: &str) -> Result<Vec<u32>> {
+        failpoint::reach("text.tokenize");
         let encoding = self
             .inner
             .encode_fast(text, true)

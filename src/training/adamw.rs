@@ -85,7 +85,7 @@ impl AdamW {
         }
         let norms = gradients.iter().map(|g| g.f_norm()).collect::<Result<Vec<_>, _>>()?;
         if norms.is_empty() {
-            return Err(Error::infra("the loss depends on no variable"));
+            return Err(Error::bug("the loss depends on no variable"));
         }
         let norm = f64::try_from(Tensor::f_stack(&norms, 0)?.f_norm()?.f_to_kind(Kind::Double)?)?;
         if !norm.is_finite() {

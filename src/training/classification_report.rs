@@ -49,7 +49,7 @@ impl ClassificationReport {
     pub fn new(labels: &[String], truth: &[usize], predicted: &[usize]) -> Result<Self> {
         let known = truth.iter().chain(predicted).all(|&label| label < labels.len());
         if truth.len() != predicted.len() || truth.is_empty() || !known {
-            return Err(Error::infra("true and predicted labels do not fit together"));
+            return Err(Error::bug("true and predicted labels do not fit together"));
         }
         let (mut right, mut true_count, mut guess_count) =
             (vec![0usize; labels.len()], vec![0usize; labels.len()], vec![0usize; labels.len()]);

@@ -8,6 +8,7 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::{Field, Float64Type, Schema};
 use futures::StreamExt;
 use tch::Device;
+use tenure::error::{Class, ExitStatus};
 use tenure::features::FeatureColumn;
 use tenure::model::{Bundle, MINIMUM_DATA, Scorer};
 use tenure::printer::render_error;
@@ -45,13 +46,16 @@ impl Trained {
     }
 
     async fn scores(&self, features: &RecordBatch, rows: usize) -> RecordBatch {
-        let mut scored = self.scorer().score(Shop::stream(features, after(240), rows));
+        let scorer = self.scorer();
+        let mut scored = scorer.score(Shop::stream(features, after(240), rows));
         let mut batches = Vec::new();
         while let Some(batch) = scored.next().await {
             let batch = batch.unwrap();
             assert_eq!(batch.features.num_rows(), batch.scores.num_rows());
             batches.push(batch.scores);
         }
+        drop(scored);
+        scorer.finish().await.unwrap();
         concat_batches(&batches[0].schema(), &batches).unwrap()
     }
 }
@@ -178,6 +182,28 @@ async fn an_error_of_the_stream_comes_through() {
     let error = scored.next().await.unwrap().unwrap_err();
     assert_eq!(error.to_string(), "the lake is gone");
     assert!(scored.next().await.is_none());
+}
+
+#[tokio::test]
+async fn features_that_panic_are_an_error_and_no_end() {
+    let trained = Trained::new().await;
+    let features = trained.shop.features_at(after(240));
+    // More than a block, so that some rows are scored before.
+    let many = concat_batches(&features.schema(), &vec![features.clone(); 6]).unwrap();
+    let broken = futures::stream::iter(0..2).map(move |piece| match piece {
+        0 => Ok(many.clone()),
+        _ => panic!("byte array offset overflow"),
+    });
+    let scorer = trained.scorer();
+    let mut scored = scorer.score(tenure::features::FeatureStream::new(features.schema(), after(240), broken));
+    assert!(scored.next().await.unwrap().is_ok());
+    let error = scored.next().await.unwrap().unwrap_err();
+    assert_eq!((error.class(), error.status()), (Class::Bug, ExitStatus::User));
+    assert!(error.to_string().contains("byte array offset overflow"), "{error}");
+    assert!(render_error(&error).contains("please report it"));
+    assert!(scored.next().await.is_none());
+    drop(scored);
+    scorer.finish().await.unwrap();
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use futures::TryStreamExt;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use proptest::prelude::*;
 use tenure::AsOf;
+use tenure::features::Matrices;
 
 use crate::support::memory::{Shop, text, utc, whole};
 use crate::support::shop::{assert_exit, assert_success, tenure, trained_once};
@@ -55,7 +56,7 @@ fn shop(orders: &[String]) -> Shop {
 
 async fn at_once(shop: &Shop, context: &SessionContext, dates: &[AsOf]) -> Vec<RecordBatch> {
     let sessions: Vec<(AsOf, SessionContext)> = dates.iter().map(|date| (*date, context.clone())).collect();
-    let (schema, rows) = shop.load().unwrap().matrices(&sessions, &shop.tables, None).await.unwrap();
+    let Matrices { schema, rows, .. } = shop.load().unwrap().matrices(&sessions, &shop.tables, None).await.unwrap();
     let mut found: BTreeMap<usize, Vec<RecordBatch>> = (0..dates.len()).map(|date| (date, vec![])).collect();
     for (date, batch) in rows.try_collect::<Vec<_>>().await.unwrap() {
         found.get_mut(&date).unwrap().push(batch);
@@ -239,7 +240,7 @@ async fn a_customer_without_a_key_is_an_error_at_every_date() {
     let context = shop.context(2, 3);
     for dates in [["2026-02-01", "2026-04-01"], ["2026-04-01", "2026-02-01"]] {
         let sessions = dates.map(|date| (utc(date), context.clone()));
-        let (_, rows) = shop.load().unwrap().matrices(&sessions, &shop.tables, None).await.unwrap();
+        let Matrices { rows, .. } = shop.load().unwrap().matrices(&sessions, &shop.tables, None).await.unwrap();
         let error = rows.try_collect::<Vec<_>>().await.unwrap_err();
         assert_eq!(error.to_string(), "the population has rows without a key: `customer_id` is NULL");
     }

@@ -94,7 +94,7 @@ impl<S: Clone + Default> Keeper for Kept<S> {
 }
 
 fn not_written() -> Error {
-    Error::infra("these states are not written down")
+    Error::bug("these states are not written down")
 }
 
 impl<S: Clone + Default> Kept<S> {
@@ -129,7 +129,7 @@ impl<S: Clone + Default> Kept<S> {
         read: &impl Fn(&'a [ArrayRef]) -> Result<I>,
         merge: &impl Fn(&mut S, &S),
     ) -> Result<()> {
-        let lost = || Error::infra("states are lost");
+        let lost = || Error::bug("states are lost");
         // `NOBODY` is behind all sums.
         match run.written {
             None => {
@@ -248,11 +248,11 @@ pub(super) fn of_type(array: &ArrayRef, output: &DataType) -> Result<ArrayRef> {
 
 /// The columns of a written state.
 pub(super) fn columns_of<const N: usize>(states: &[ArrayRef]) -> Result<&[ArrayRef; N]> {
-    states.try_into().map_err(|_| Error::infra(format!("a state has {} columns and not {N}", states.len())))
+    states.try_into().map_err(|_| Error::bug(format!("a state has {} columns and not {N}", states.len())))
 }
 
 /// A column of whole numbers of a written state.
 pub(super) fn integers(array: &ArrayRef) -> Result<&Int64Array> {
-    let wrong = || Error::infra(format!("a state has `{}` in the place of whole numbers", array.data_type()));
+    let wrong = || Error::bug(format!("a state has `{}` in the place of whole numbers", array.data_type()));
     array.as_primitive_opt::<Int64Type>().ok_or_else(wrong)
 }

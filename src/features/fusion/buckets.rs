@@ -109,7 +109,7 @@ fn numbers(times: &ArrayRef) -> Result<ArrayRef> {
 /// The start of a day as the number that a time of this type is stored as.
 fn number(day: AsOf, time_type: &DataType) -> Result<i64> {
     let literal = time_literal(day, time_type).map(|literal| ScalarValue::to_array(&literal)).transpose()?;
-    let literal = literal.ok_or_else(|| Error::infra(format!("`{time_type}` is no time")))?;
+    let literal = literal.ok_or_else(|| Error::bug(format!("`{time_type}` is no time")))?;
     let numbers = numbers(&literal)?;
     Ok(numbers.as_primitive::<Int64Type>().value(0))
 }

@@ -88,8 +88,7 @@ impl Cursor {
     }
 
     fn typed(&self, batch: &RecordBatch) -> Result<(Keys, Vec<ArrayRef>)> {
-        let (key, columns) =
-            batch.columns().split_first().ok_or_else(|| Error::infra("a feature file without a key"))?;
+        let (key, columns) = batch.columns().split_first().ok_or_else(|| Error::bug("a feature file without a key"))?;
         let typed = columns.iter().zip(&self.columns).map(|(array, column)| cast(array, &column.data_type));
         Ok((Keys::new(cast(key, &self.key_type)?)?, typed.collect::<std::result::Result<_, _>>()?))
     }

@@ -125,7 +125,7 @@ impl Values {
         self.texts.iter().for_each(|(text, value)| texts[*value as usize] = text);
         let parser = converter.parser();
         let arrays = converter.convert_rows(texts.into_iter().map(|text| parser.parse(text)))?;
-        arrays.into_iter().next().ok_or_else(|| Error::infra("a value is lost"))
+        arrays.into_iter().next().ok_or_else(|| Error::bug("a value is lost"))
     }
 }
 
@@ -258,7 +258,7 @@ impl Accumulator for Distinct {
             return Ok(());
         }
         let [lists] = columns_of(&states)?;
-        let lists = lists.as_list_opt::<i32>().ok_or_else(|| Error::infra("sets that are no lists"))?;
+        let lists = lists.as_list_opt::<i32>().ok_or_else(|| Error::bug("sets that are no lists"))?;
         let offsets = lists.value_offsets();
         let (begin, end) = (offsets[0] as usize, offsets[lists.len()] as usize);
         let items = lists.values().slice(begin, end - begin);

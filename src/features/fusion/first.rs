@@ -115,7 +115,7 @@ impl Accumulator for FirstNumber {
     fn add(&mut self, rows: &Rows<'_>, slots: usize) -> Result<()> {
         self.states.grow(slots);
         let [number, time, ..] = rows.values.as_slice() else {
-            return Err(Error::infra("a row is ordered by nothing"));
+            return Err(Error::bug("a row is ordered by nothing"));
         };
         self.doubles = *number.data_type() == DataType::Float64;
         let times = time.as_primitive::<Int64Type>();

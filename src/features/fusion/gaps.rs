@@ -104,5 +104,5 @@ fn collect(rows: &Rows<'_>, times: &mut Vec<(u32, i64)>) {
 }
 
 fn not_gaps() -> Error {
-    Error::infra("gaps are asked for something else")
+    Error::bug("gaps are asked for something else")
 }

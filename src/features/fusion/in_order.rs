@@ -1,12 +1,13 @@
 //! Numbered pieces of work on threads of their own, whose results come in the order of the numbers.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use tokio::sync::mpsc::{Receiver, channel};
 
-use crate::{Error, Result};
+use crate::{Error, Result, cpu};
 
 /// Per thread so many pieces may be under way or wait for an earlier one.
 const AHEAD: usize = 4;
@@ -17,8 +18,8 @@ pub(super) struct InOrder<T> {
     next: usize,
     count: usize,
     /// What came before its turn.
-    early: BTreeMap<usize, T>,
-    results: Receiver<(usize, T)>,
+    early: BTreeMap<usize, Result<T>>,
+    results: Receiver<(usize, Result<T>)>,
     gate: Arc<Gate>,
 }
 
@@ -47,17 +48,6 @@ impl Gate {
     }
 }
 
-/// A thread that panics takes its piece with it: the others would wait for it.
-struct Worker(Arc<Gate>);
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.open(STOPPED);
-        }
-    }
-}
-
 impl<T: Send + 'static> InOrder<T> {
     /// Starts `work(0)`, `work(1)`, … up to `count` on so many threads.
     pub fn start(count: usize, threads: usize, work: impl Fn(usize) -> T + Send + Sync + 'static) -> Self {
@@ -66,14 +56,20 @@ impl<T: Send + 'static> InOrder<T> {
         let (work, taken, gate) = (Arc::new(work), Arc::new(AtomicUsize::new(0)), Arc::new(Gate::default()));
         for _ in 0..threads {
             let (sender, work, taken) = (sender.clone(), Arc::clone(&work), Arc::clone(&taken));
-            let worker = Worker(Arc::clone(&gate));
+            let gate = Arc::clone(&gate);
             tokio::task::spawn_blocking(move || {
                 loop {
                     let number = taken.fetch_add(1, Ordering::Relaxed);
-                    if number >= count || !worker.0.pass(number, AHEAD * threads) {
+                    if number >= count || !gate.pass(number, AHEAD * threads) {
                         break;
                     }
-                    if sender.blocking_send((number, work(number))).is_err() {
+                    // A panic is the result of its piece: nobody is to wait for it.
+                    let result = catch_unwind(AssertUnwindSafe(|| {
+                        let _turn = cpu::turn();
+                        work(number)
+                    }));
+                    let result = result.map_err(|payload| Error::panicked("a thread of the feature pass", &*payload));
+                    if sender.blocking_send((number, result)).is_err() {
                         break;
                     }
                 }
@@ -91,9 +87,10 @@ impl<T: Send + 'static> InOrder<T> {
             if let Some(result) = self.early.remove(&self.next) {
                 self.next += 1;
                 self.gate.open(self.next);
-                return Ok(Some((self.next - 1, result)));
+                return Ok(Some((self.next - 1, result?)));
             }
-            let (number, result) = self.results.recv().await.ok_or_else(|| Error::infra("a thread broke down"))?;
+            let (number, result) =
+                self.results.recv().await.ok_or_else(|| Error::bug("the threads of the feature pass ended early"))?;
             self.early.insert(number, result);
         }
     }
@@ -137,6 +134,8 @@ mod tests {
         while let Ok(Some(_)) = found {
             found = results.next().await;
         }
-        assert!(found.is_err());
+        let error = found.unwrap_err();
+        assert_eq!(error.class(), crate::error::Class::Bug);
+        assert!(error.to_string().contains("panicked: on purpose"), "{error}");
     }
 }

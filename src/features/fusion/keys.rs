@@ -35,7 +35,7 @@ impl<'a> View<'a> {
         match array.data_type() {
             DataType::Int64 => Ok(View::Numbers(array.as_primitive::<Int64Type>())),
             DataType::Utf8 => Ok(View::Texts(array.as_string::<i32>())),
-            other => Err(Error::infra(format!("`{other}` is no type of a key"))),
+            other => Err(Error::bug(format!("`{other}` is no type of a key"))),
         }
     }
 
@@ -183,7 +183,7 @@ impl KeyIndex {
             (KeyIndex::Texts(index), View::Texts(keys)) => {
                 found.extend((0..keys.len()).map(|row| index.get(keys.value(row)).copied().unwrap_or(NOBODY)));
             }
-            _ => return Err(Error::infra("the keys of a table are of another type than the population's")),
+            _ => return Err(Error::bug("the keys of a table are of another type than the population's")),
         }
         if let Some(nulls) = keys.nulls() {
             found[first..].iter_mut().zip(nulls).filter(|(_, there)| !there).for_each(|(place, _)| *place = NOBODY);

@@ -45,5 +45,5 @@ mod written;
 
 pub(super) use cursor::Twice;
 pub(super) use recipe::Recipe;
-pub(super) use run::{Batch, File, Fusion, Matrix};
+pub(super) use run::{Batch, File, Fusion, Matrix, Running};
 pub(super) use source::Source;

@@ -94,7 +94,7 @@ impl Accumulator for Spreads {
             let (correction, root) = match output.function {
                 Function::Deviation { correction } => (correction, true),
                 Function::Variance { correction } => (correction, false),
-                _ => return Err(Error::infra("a spread is asked for something else")),
+                _ => return Err(Error::bug("a spread is asked for something else")),
             };
             let value = |(state, squares): &(State, ExactSum)| {
                 let variance = exact::variance(state.count, &state.sum, squares, correction);

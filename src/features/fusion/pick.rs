@@ -44,7 +44,7 @@ impl Pick {
 
     /// Writes rows down, to be compared: the value, then what it is ordered by.
     fn write_down(&mut self, arrays: &[ArrayRef]) -> Result<u32> {
-        let (value, order) = arrays.split_first().ok_or_else(|| Error::infra("a row without a value"))?;
+        let (value, order) = arrays.split_first().ok_or_else(|| Error::bug("a row without a value"))?;
         let order = if self.extreme { arrays } else { order };
         let (keys, values) = match &mut self.converters {
             Some(converters) => converters,
@@ -102,7 +102,7 @@ impl Accumulator for Pick {
 
     fn load(&mut self, first: usize, states: Vec<ArrayRef>) -> Result<()> {
         let Some((there, arrays)) = states.split_first() else {
-            return Err(Error::infra("the state of a value has no columns"));
+            return Err(Error::bug("the state of a value has no columns"));
         };
         self.states.resize(first, Leader::default());
         let batch = self.write_down(arrays)?;
@@ -125,13 +125,13 @@ impl Accumulator for Pick {
             let there: Vec<(u32, u32)> = sums.iter().filter_map(|leader| leader.at).collect();
             let rows = there.iter().map(|(batch, row)| self.lines[*batch as usize].1.row(*row as usize));
             let arrays = values.convert_rows(rows)?;
-            let found = arrays.first().ok_or_else(|| Error::infra("a value is lost"))?;
+            let found = arrays.first().ok_or_else(|| Error::bug("a value is lost"))?;
             of_type(&spread(found, &sums)?, &output.data_type)
         })
     }
 
     fn export(&self, groups: &Groups) -> Result<Vec<ArrayRef>> {
-        let (keys, values) = self.converters.as_ref().ok_or_else(|| Error::infra("a value without a row"))?;
+        let (keys, values) = self.converters.as_ref().ok_or_else(|| Error::bug("a value without a row"))?;
         let states = groups.merged(&self.states, self.merge());
         let lines =
             || states.iter().filter_map(|leader| leader.at).map(|(batch, row)| (&self.lines[batch as usize], row));

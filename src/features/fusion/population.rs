@@ -11,13 +11,14 @@ use datafusion::prelude::DataFrame;
 use futures::StreamExt;
 
 use super::keys::Keys;
-use crate::{Error, Result};
+use crate::{Error, Result, failpoint};
 
 /// Rows as they were read, partition by partition.
 pub(super) type Partitions = Vec<Vec<RecordBatch>>;
 
 /// The population's keys, sorted. A key without a value stays, for the last look at the rows to find.
 pub(super) async fn keys(population: DataFrame, key_type: &DataType) -> Result<Keys> {
+    failpoint::reach("pass.population");
     keys_of(&population.collect_partitioned().await?, key_type)
 }
 
@@ -34,7 +35,7 @@ pub(super) fn keys_of(rows: &Partitions, key_type: &DataType) -> Result<Keys> {
 
 /// Every key of some sorted keys, sorted; of one population all, whatever is wrong with them.
 pub(super) fn union(populations: &[Keys]) -> Result<Keys> {
-    let (first, rest) = populations.split_first().ok_or_else(|| Error::infra("a pass without a date"))?;
+    let (first, rest) = populations.split_first().ok_or_else(|| Error::bug("a pass without a date"))?;
     rest.iter().try_fold(first.clone(), |known, more| known.union(more))
 }
 
@@ -50,6 +51,7 @@ pub(super) async fn at_once(
             let mut rows = Vec::new();
             while let Some(batch) = stream.next().await {
                 let batch = batch?;
+                failpoint::reach("pass.population");
                 if memory.try_grow(batch.get_array_memory_size()).is_err() {
                     return Ok(None);
                 }
@@ -60,7 +62,7 @@ pub(super) async fn at_once(
     }
     let mut found = Vec::new();
     while let Some(read) = tasks.join_next().await {
-        match read.map_err(|e| Error::infra("a scan was torn down").because(e))?? {
+        match read.map_err(|e| Error::task("a scan of the population", e))?? {
             Some(rows) => found.push(rows),
             None => return Ok(None),
         }

@@ -125,9 +125,9 @@ impl<T: Number> Accumulator for Quantiles<T> {
             [bits, values] => Arc::new(lists_of_bits(integers(bits)?, values)?),
             states => Arc::clone(&columns_of::<1>(states)?[0]),
         };
-        let lists = lists.as_list_opt::<i32>().ok_or_else(|| Error::infra("values that are no list"))?;
+        let lists = lists.as_list_opt::<i32>().ok_or_else(|| Error::bug("values that are no list"))?;
         let numbers = lists.values().as_primitive_opt::<T>();
-        let numbers = numbers.ok_or_else(|| Error::infra("values of another type"))?.values();
+        let numbers = numbers.ok_or_else(|| Error::bug("values of another type"))?.values();
         for (row, ends) in lists.value_offsets().windows(2).enumerate() {
             let own = &numbers[ends[0] as usize..ends[1] as usize];
             self.values.extend(own.iter().map(|value| ((first + row) as u32, *value)));

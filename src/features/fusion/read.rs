@@ -23,6 +23,7 @@ use super::source::Source;
 use super::state::{Broken, Night, States, Target};
 use super::stored::{Stored, StoredStates};
 use super::written::Writing;
+use crate::error::Class;
 use crate::lake::InSpans;
 use crate::{Error, Result};
 
@@ -88,7 +89,7 @@ impl Reader<'_> {
             let turn;
             let again = if found.is_slice {
                 turn = self.turns.lock().await;
-                self.catch_up(source.clone(), found, matrix, how, states, &mut written).await
+                self.catch_up(source.clone(), found, matrix, how, states, &mut written).await?
             } else {
                 match self.beside_states(source.clone(), found, matrix, how).await? {
                     Ok(read) => break read,
@@ -124,20 +125,21 @@ impl Reader<'_> {
         how: &Scattering,
         states: &Arc<States>,
         written: &mut Vec<Target>,
-    ) -> Vec<Broken> {
+    ) -> Result<Vec<Broken>> {
         match self.write_slice(source, slice, matrix, how, states).await {
             Ok(Ok(())) => {
                 states.commit_slice().await;
                 if *written == slice.targets {
-                    states.give_up(&Error::infra("those that were written are not found again"));
+                    states.give_up(&Error::bug("those that were written are not found again"));
                 }
                 written.clone_from(&slice.targets);
             }
-            Ok(Err(broken)) => return broken,
+            Ok(Err(broken)) => return Ok(broken),
+            Err(error) if error.class() == Class::Bug => return Err(error),
             // Whatever is wrong with the rows shows when they are read for the matrix.
             Err(error) => states.give_up(&error),
         }
-        Vec::new()
+        Ok(Vec::new())
     }
 
     /// Reads the rows that no states stand in for, while states come and their keys are looked up; some of them may be broken.
@@ -212,7 +214,7 @@ impl Reader<'_> {
                 let keys = keys_of(range, &ranges, &keys, strangers.as_ref());
                 let (rows, written) = read.rows.of_range(range)?;
                 let shard = Shard::new(&read.source, keys.len(), &rows, written)?;
-                let Ok(shard) = shard else { return Err(Error::infra("states of a table with one row per customer")) };
+                let Ok(shard) = shard else { return Err(Error::bug("states of a table with one row per customer")) };
                 let exports = read.targets.iter().map(|target| shard.export(&target.buckets));
                 Ok((range, keys, exports.collect::<Result<Vec<_>>>()?))
             });
@@ -224,7 +226,7 @@ impl Reader<'_> {
             writing.finish();
             Ok(Ok(()))
         };
-        tokio::task::spawn_blocking(task).await.map_err(|e| Error::infra("a slice failed").because(e))?
+        tokio::task::spawn_blocking(task).await.map_err(|e| Error::task("a writer of states", e))?
     }
 }
 

@@ -27,7 +27,8 @@ use super::state::States;
 use super::written::Writing;
 use crate::features::bench;
 use crate::features::part::PartColumn;
-use crate::{Error, Result};
+use crate::lake::publish::PopulationCount;
+use crate::{Error, Result, failpoint};
 
 /// The name of the key while rows are put together.
 const KEY: &str = "__key";
@@ -62,6 +63,12 @@ pub(in crate::features) struct Fusion<'a> {
     pub scan: Scan<'a>,
     /// What stands in for the rows of past days, where there is one date.
     pub states: Option<Arc<States>>,
+}
+
+/// The population of each matrix as it was read, and the rows of all of them.
+pub(in crate::features) struct Running<S> {
+    pub populations: Vec<PopulationCount>,
+    pub rows: S,
 }
 
 /// The rows of a matrix, or the key that spoils them; and which matrix it is.
@@ -113,8 +120,8 @@ struct Select {
 
 impl Fusion<'_> {
     /// Reads everything, then gives the rows: key and all columns in the order of the files, sorted by key within a matrix.
-    pub async fn run(self) -> Result<impl Stream<Item = Result<Batch>> + Send + use<>> {
-        let first = self.matrices.first().ok_or_else(|| Error::infra("a pass without a date"))?;
+    pub async fn run(self) -> Result<Running<impl Stream<Item = Result<Batch>> + Send + use<>>> {
+        let first = self.matrices.first().ok_or_else(|| Error::bug("a pass without a date"))?;
         let state = first.context.state();
         let threads = state.config().target_partitions();
         let files =
@@ -154,6 +161,7 @@ impl Fusion<'_> {
                 writing.push(night.and_then(|night| Writing::new(&night, states)));
             }
         }
+        let counts = populations.iter().map(|keys| PopulationCount::of_rows(keys.len())).collect();
         let (mut outputs, mut members) = (Vec::new(), Vec::new());
         let mut place = 0;
         for (matrix, own) in self.matrices.into_iter().zip(populations) {
@@ -170,7 +178,7 @@ impl Fusion<'_> {
         }
         drop((index, how));
         let pass = Pass { keys, ranges, strangers, sources, members, matrix_of, selects };
-        Ok(rows(Arc::new(pass), outputs, writing, threads))
+        Ok(Running { populations: counts, rows: rows(Arc::new(pass), outputs, writing, threads) })
     }
 }
 
@@ -227,6 +235,7 @@ impl Pass {
 
     /// What comes of a range of customers; of strangers only what is written down.
     fn range(&self, range: usize) -> Result<Result<RangeResult, Twice>> {
+        failpoint::reach("pass.range");
         let (_, customers) = self.ranges.part(range);
         let known = range < self.ranges.of_population();
         let exports = self.sources.iter().map(|_| Vec::new()).collect();
@@ -325,7 +334,7 @@ impl Rows {
         let Rows { pass, ranges, writing, .. } = self;
         let write = move || writing.into_par_iter().flatten_iter().for_each(Writing::finish);
         let task = move || rayon::join(write, || drop((ranges, pass)));
-        tokio::task::spawn_blocking(task).await.map(drop).map_err(|e| Error::infra("a writer failed").because(e))
+        tokio::task::spawn_blocking(task).await.map(drop).map_err(|e| Error::task("a writer of states", e))
     }
 }
 
@@ -359,6 +368,7 @@ impl Output {
                     Err(twice) => return Ok(Err(twice)),
                 },
                 Step::Derived(exprs) => {
+                    failpoint::reach("pass.derive");
                     let so_far = Arc::new(Schema::new(self.schema.fields()[..columns.len()].to_vec()));
                     evaluate(exprs, &RecordBatch::try_new(so_far, columns.clone())?)?
                 }

@@ -16,7 +16,7 @@ use super::buckets::Buckets;
 use super::keys::{KeyIndex, Keys, NOBODY};
 use super::spill::Spill;
 use super::stored::{StateRows, StoredStates};
-use crate::{Error, Result};
+use crate::{Error, Result, failpoint};
 
 /// Customers in ranges of one size: those of the population, then strangers.
 #[derive(Debug, Clone, Copy)]
@@ -118,7 +118,7 @@ impl Scattered {
         }
         let mut found = Scattered { parts: Vec::new(), states: StoredStates::default(), strangers: Vec::new() };
         while let Some(part) = tasks.join_next().await {
-            let (part, strangers) = part.map_err(|e| Error::infra("a scan was torn down").because(e))??;
+            let (part, strangers) = part.map_err(|e| Error::task("a scan", e))??;
             found.parts.push(part);
             found.strangers.extend(strangers);
         }
@@ -200,6 +200,7 @@ impl Scatter {
 
     async fn run(mut self, mut stream: SendableRecordBatchStream) -> Result<(Part, Vec<RecordBatch>)> {
         while let Some(batch) = stream.next().await {
+            failpoint::reach("pass.scan");
             self.add(&batch?, 0)?;
         }
         Ok((self.part, self.strangers))

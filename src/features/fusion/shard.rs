@@ -63,7 +63,7 @@ impl<'a> Shard<'a> {
             let first = slots.count();
             let mut columns = columns.into_iter();
             for (job, accumulator) in source.jobs.iter().zip(&mut jobs) {
-                let width = job.function.state_columns().map_err(Error::infra)?;
+                let width = job.function.state_columns().map_err(Error::bug)?;
                 accumulator.load(first, columns.by_ref().take(width).flat_map(Column::into_arrays).collect())?;
             }
             slots.load(bucket, customers);

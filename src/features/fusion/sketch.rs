@@ -38,7 +38,7 @@ pub(super) trait Sketch: Sized + Send + Sync {
 pub(super) struct Registers(HllUnion);
 
 fn of_values(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::infra("a sketch of different values cannot be used").because(error)
+    Error::bug("a sketch of different values cannot be used").because(error)
 }
 
 impl Sketch for Registers {
@@ -87,7 +87,7 @@ impl Sketch for Registers {
 pub(super) struct Spots(DDSketch);
 
 fn of_numbers(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::infra("a sketch of numbers cannot be used").because(error)
+    Error::bug("a sketch of numbers cannot be used").because(error)
 }
 
 impl Sketch for Spots {

@@ -43,7 +43,7 @@ impl<A: Listed, S: Sketch> Sketched<A, S> {
     fn grouped(&self, groups: &Groups) -> Result<(ListArray, Many<S>)> {
         let lists = self.few.export(groups)?;
         let lists = lists.first().and_then(|lists| lists.as_list_opt::<i32>());
-        let lists = lists.ok_or_else(|| Error::infra("values that are no list"))?;
+        let lists = lists.ok_or_else(|| Error::bug("values that are no list"))?;
         let new = groups.by_slot();
         let mut many: Many<S> = Many::new();
         for (slot, sketch) in &self.many {
@@ -75,7 +75,7 @@ impl<A: Listed, S: Sketch> Accumulator for Sketched<A, S> {
     fn load(&mut self, first: usize, mut states: Vec<ArrayRef>) -> Result<()> {
         let sketches = states.pop();
         let sketches = sketches.as_ref().and_then(|sketches| sketches.as_binary_opt::<i32>());
-        let sketches = sketches.ok_or_else(|| Error::infra("a state has no sketches"))?;
+        let sketches = sketches.ok_or_else(|| Error::bug("a state has no sketches"))?;
         for (row, bytes) in sketches.iter().enumerate().filter_map(|(row, bytes)| Some((row, bytes?))) {
             if !bytes.is_empty() {
                 self.many.push(((first + row) as u32, S::read(bytes)?));
@@ -118,7 +118,7 @@ impl<A: Listed, S: Sketch> Accumulator for Sketched<A, S> {
             let values = filter(&lists.values().slice(first, all), &BooleanArray::from(listed))?;
             let offsets = OffsetBuffer::from_lengths((0..lists.len()).map(kept));
             let DataType::List(field) = lists.data_type().clone() else {
-                return Err(Error::infra("values that are no list"));
+                return Err(Error::bug("values that are no list"));
             };
             lists = ListArray::try_new(field, offsets, values, None)?;
         }

@@ -185,7 +185,7 @@ impl Slots {
                 Merged { sums: &sums[..seen * width], customers: &self.order[..seen], width, all: self.customers };
             found[w] = Some(finish(&merged, outputs[w])?);
         }
-        found.into_iter().map(|array| array.ok_or_else(|| Error::infra("a window was left out"))).collect()
+        found.into_iter().map(|array| array.ok_or_else(|| Error::bug("a window was left out"))).collect()
     }
 }
 

@@ -131,7 +131,7 @@ impl Source {
 
     /// Sorts rows into finer buckets: those between these days, among which are the edges of all windows.
     pub(in crate::features) fn refine(&mut self, days: impl Iterator<Item = AsOf>) -> Result<()> {
-        let Some(dated) = &self.dated else { return Err(Error::infra("rows without a time in finer buckets")) };
+        let Some(dated) = &self.dated else { return Err(Error::bug("rows without a time in finer buckets")) };
         let finer = Buckets::between(days, &dated.time_type)?;
         for output in self.jobs.iter_mut().flat_map(|job| &mut job.outputs) {
             output.window = self.buckets.in_finer(&output.window, &finer);
@@ -222,7 +222,7 @@ impl<'a> Draft<'a> {
         // Of several dates' tables, the newest one's hold the rows of all.
         let newest =
             group.iter().max_by_key(|(_, recipe)| recipe.until().map_or(i64::MAX, |u| u.instant().timestamp()));
-        let (place, first) = newest.ok_or_else(|| Error::infra("a source without files"))?;
+        let (place, first) = newest.ok_or_else(|| Error::bug("a source without files"))?;
         let schema = first.flat.base.schema();
         let time = group.iter().find_map(|(_, recipe)| recipe.time.clone());
         let time = time.map(|time| Ok::<_, Error>((time.get_type(schema.as_ref())?, time))).transpose()?;
@@ -297,7 +297,7 @@ impl<'a> Draft<'a> {
         let spans = || group.iter().flat_map(|(_, recipe)| &recipe.spans);
         let instant = |day: AsOf| {
             let literal = time_literal(day, time_type).map(lit);
-            literal.ok_or_else(|| Error::infra(format!("`{time_type}` is no time")))
+            literal.ok_or_else(|| Error::bug(format!("`{time_type}` is no time")))
         };
         let until = spans().map(|span| span.until).collect::<Option<Vec<_>>>().into_iter().flatten();
         let from = spans().map(|span| span.from).collect::<Option<Vec<_>>>().into_iter().flatten();

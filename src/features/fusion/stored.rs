@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::keys::{KeyIndex, NOBODY};
 use super::scatter::{Ranges, Scattering};
 use super::state::{Asking, Broken, Column, Coming, StoredBlock};
-use crate::{Error, Result};
+use crate::{Error, Result, failpoint};
 
 /// Written states of one block of days.
 pub(super) struct Stored {
@@ -37,12 +37,16 @@ impl Stored {
                 Ok(block) => {
                     let (placed, found) = oneshot::channel();
                     let index = Arc::clone(index);
+                    let place = move || {
+                        failpoint::reach("state.find_keys");
+                        Stored::new(bucket, block, &index)
+                    };
                     // A panic would end the program here.
-                    let place = move || Stored::new(bucket, block, &index);
                     rayon::spawn(move || {
-                        if let Ok(stored) = catch_unwind(AssertUnwindSafe(place)) {
-                            let _ = placed.send(stored);
-                        }
+                        let stored = catch_unwind(AssertUnwindSafe(place));
+                        let stored =
+                            stored.unwrap_or_else(|payload| Err(Error::panicked("a search for keys", &*payload)));
+                        let _ = placed.send(stored);
                     });
                     placing.push(found);
                 }
@@ -54,7 +58,7 @@ impl Stored {
         }
         let mut stored = Vec::new();
         for found in placing {
-            stored.push(found.await.map_err(|e| Error::infra("a search for keys failed").because(e))??);
+            stored.push(found.await.map_err(|e| Error::bug("a search for keys has no end").because(e))??);
         }
         stored.sort_by_key(|stored| stored.bucket);
         Ok(Ok(stored))

@@ -9,12 +9,13 @@ use arrow::row::{OwnedRow, RowConverter, SortField};
 use arrow::util::display::array_value_to_string;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use super::population::PopulationCount;
 use super::table::{StagedFile, TableMeta};
 use crate::error::Problem;
 use crate::{Error, Result, hash};
 
 /// Checks a file against its table and gives its SHA-256. All problems at once, each column's first row named (from 1).
-pub(super) fn audit(file: &StagedFile) -> Result<String> {
+pub(super) fn audit(file: &StagedFile, population: PopulationCount) -> Result<String> {
     let meta = &file.meta;
     let opened = File::open(&file.path).map_err(|e| Error::io(&file.path, e))?;
     let reader = ParquetRecordBatchReaderBuilder::try_new(opened).map_err(|e| unreadable(&file.path, e))?;
@@ -33,6 +34,9 @@ pub(super) fn audit(file: &StagedFile) -> Result<String> {
         rows += batch.num_rows() as u64;
     }
 
+    if meta.per_customer {
+        population.check(&format!("the table `{}`", meta.name), rows)?;
+    }
     let mut problems = floats.problems(meta);
     problems.extend(order.and_then(|order| order.broken).map(|what| problem(meta, &what)));
     if rows != file.rows {

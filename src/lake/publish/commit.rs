@@ -137,7 +137,7 @@ pub(super) async fn highest(store: &Store, date: NaiveDate) -> Result<Option<Com
 /// Tries to take a commit's number.
 pub(super) async fn put(store: &Store, commit: &Commit) -> Result<PutOutcome> {
     let path = format!("{}/commit-{:05}.json", night_folder(commit.as_of), commit.number);
-    let text = serde_json::to_vec_pretty(commit).map_err(|e| Error::infra("a commit cannot be written").because(e))?;
+    let text = serde_json::to_vec_pretty(commit).map_err(|e| Error::bug("a commit cannot be written").because(e))?;
     store.put_new(&path, text).await
 }
 

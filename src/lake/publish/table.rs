@@ -38,6 +38,8 @@ pub struct TableMeta {
     pub schema: SchemaRef,
     /// The columns that name a row: never NULL, unique, strictly ascending. `None` for a table without a key.
     pub key: Option<Vec<String>>,
+    /// Whether it has one row for every customer of the population, and no others.
+    pub per_customer: bool,
     /// Further entries of the Parquet footer (`job`, `model_version`, …).
     pub metadata: BTreeMap<String, String>,
 }
@@ -50,6 +52,7 @@ impl TableMeta {
             description: description.into(),
             schema: SchemaRef::new(Schema::new(fields)),
             key: None,
+            per_customer: false,
             metadata: BTreeMap::new(),
         }
     }
@@ -58,6 +61,12 @@ impl TableMeta {
     pub fn key<S: Into<String>>(mut self, columns: impl IntoIterator<Item = S>) -> Self {
         self.key = Some(columns.into_iter().map(Into::into).collect());
         self
+    }
+
+    /// Says that every customer of the population has one row, named by its key.
+    pub fn per_customer<S: Into<String>>(mut self, key: S) -> Self {
+        self.per_customer = true;
+        self.key([key])
     }
 
     /// Adds an entry to the Parquet footer.

@@ -52,7 +52,7 @@ impl Unpadded {
         for row in rows {
             let (start, tokens) = (ids.len() as i64, row.len() as i64);
             if tokens == 0 {
-                return Err(Error::infra("a batch has a text without tokens"));
+                return Err(Error::bug("a batch has a text without tokens"));
             }
             ids.extend(row.iter().map(|&id| i64::from(id)));
             positions.extend(0..tokens);

@@ -31,7 +31,7 @@ impl Lora {
         let b = path.f_var("lora_b", &[outputs, rank], Init::Const(0.0))?;
         let bound = 1.0 / (inputs as f32).sqrt();
         let uniform = Uniform::new_inclusive(-bound, bound)
-            .map_err(|e| Error::infra("a correction has no initial weights").because(e))?;
+            .map_err(|e| Error::bug("a correction has no initial weights").because(e))?;
         let values: Vec<f32> = (0..a.numel()).map(|_| uniform.sample(random)).collect();
         tch::no_grad(|| a.f_copy_(&Tensor::f_from_slice(&values)?.f_view([rank, inputs])?))?;
         Ok(Lora { a, b, scale: spec.alpha / spec.rank as f64, share: spec.dropout })

@@ -234,7 +234,7 @@ impl Padded {
     pub fn new(rows: &[&[u32]], pad_token: i64, device: Device) -> Result<Self> {
         let longest = rows.iter().map(|row| row.len()).max().unwrap_or(0);
         if rows.iter().any(|row| row.is_empty()) || longest == 0 {
-            return Err(Error::infra("a batch has a text without tokens"));
+            return Err(Error::bug("a batch has a text without tokens"));
         }
         let mut ids = vec![pad_token; rows.len() * longest];
         let mut mask = vec![0i64; rows.len() * longest];

@@ -220,7 +220,7 @@ impl EventsEncoding {
     pub(super) fn encode(&self, events: &Events) -> Result<EncodedEvents> {
         let same = self.columns.iter().map(|(name, _)| name).eq(events.columns.iter().map(|(name, _)| name));
         if !same && !events.days.is_empty() {
-            return Err(Error::infra("the events have other columns than in training"));
+            return Err(Error::bug("the events have other columns than in training"));
         }
         let (width, kinds) = (self.numbers(), self.vocabularies().len());
         let mut numbers = vec![0.0; events.days.len() * width];
@@ -247,7 +247,7 @@ impl EventsEncoding {
                     }
                     word += 1;
                 }
-                _ => return Err(Error::infra(format!("the events' `{name}` is not of the type it was fitted on"))),
+                _ => return Err(Error::bug(format!("the events' `{name}` is not of the type it was fitted on"))),
             }
         }
         Ok(EncodedEvents { starts: events.starts.clone(), width, numbers, kinds, words })

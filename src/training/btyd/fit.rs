@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 
 use super::optimizer::{Minimum, minimise};
+use crate::failpoint;
 use crate::model::btyd::{BetaGeometric, Customer, FitRecord, GammaGamma, History, ParetoNbd, PurchaseModel};
 
 /// The prior's standard deviation of each log.
@@ -169,6 +170,7 @@ fn from_several<R: Copy, const N: usize>(
 /// The sum over rows of a value and its gradient.
 fn objective<R: Sync, const N: usize>(rows: &[(R, f64)], of: impl Fn(&R) -> (f64, [f64; N]) + Sync) -> (f64, [f64; N]) {
     let chunk = |rows: &[(R, f64)]| {
+        failpoint::reach("train.btyd");
         rows.iter().fold((0.0, [0.0; N]), |(sum, gradient), (row, n)| {
             let (value, slope) = of(row);
             (sum + n * value, std::array::from_fn(|i| gradient[i] + n * slope[i]))

@@ -74,7 +74,7 @@ impl Phases {
 /// The models of the fit that is judged.
 pub(super) fn selection(spec: &BtydSpec, labels: &[LabelInfo], data: &Dataset, dates: &Dates) -> Result<BuyTillYouDie> {
     let validating = dates.validation.last().and_then(|first| data.snapshots.iter().find(|(date, _)| date == first));
-    let (date, rows) = validating.ok_or_else(|| Error::infra("no snapshot validates"))?;
+    let (date, rows) = validating.ok_or_else(|| Error::bug("no snapshot validates"))?;
     Ok(fit(spec, &data.table, rows.clone(), date.date(), &horizons(labels))?.0)
 }
 

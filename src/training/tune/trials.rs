@@ -199,7 +199,7 @@ impl Trials {
         // What is read back is what a later process will see: the same table, whether it was killed or not.
         match self.take_training(&line)? {
             true => Ok(()),
-            false => Err(Error::infra("a training cannot be read back as it was written")),
+            false => Err(Error::bug("a training cannot be read back as it was written")),
         }
     }
 
@@ -232,7 +232,7 @@ impl Trials {
 
 fn line(value: &impl Serialize) -> Result<Vec<u8>> {
     let mut line =
-        serde_json::to_vec(value).map_err(|e| Error::infra("a training cannot be written as JSON").because(e))?;
+        serde_json::to_vec(value).map_err(|e| Error::bug("a training cannot be written as JSON").because(e))?;
     line.push(b'\n');
     Ok(line)
 }

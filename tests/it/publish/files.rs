@@ -82,7 +82,7 @@ fn audit(keys: &[Option<i64>], scores: &[Option<f64>], cut: usize) -> Option<Str
     let mut writer = publisher.writer(dir.path(), &predictions()).unwrap();
     writer.write(&rows(keys[..cut].to_vec(), scores[..cut].to_vec(), "a")).unwrap();
     writer.write(&rows(keys[cut..].to_vec(), scores[cut..].to_vec(), "a")).unwrap();
-    let audited = publisher.staged([writer.finish().unwrap()]).unwrap().audit();
+    let audited = publisher.staged([writer.finish().unwrap()]).unwrap().audit(everybody());
     audited.err().map(|error| {
         assert_eq!(error.class(), Class::User);
         error
@@ -133,8 +133,26 @@ fn the_audit_notices_a_file_that_changed_after_it_was_written() {
     let mut longer = publisher.writer(other.path(), &predictions()).unwrap();
     longer.write(&good_rows(0, 101, "a")).unwrap();
     std::fs::copy(longer.finish().unwrap().path(), files[0].path()).unwrap();
-    let error = publisher.staged(files).unwrap().audit().unwrap_err();
+    let error = publisher.staged(files).unwrap().audit(everybody()).unwrap_err();
     assert!(error.to_string().ends_with("100 rows were written and 101 read back"), "{error}");
+}
+
+#[tokio::test]
+async fn a_table_of_one_row_per_customer_is_as_long_as_the_population() {
+    let (store, dir) = (Store::memory(), tempfile::tempdir().unwrap());
+    let publisher = publisher(&store, "a");
+    let written = |rows: i64| {
+        let mut writer = publisher.writer(dir.path(), &predictions().per_customer("customer_id")).unwrap();
+        writer.write(&good_rows(0, rows, "a")).unwrap();
+        publisher.staged([writer.finish().unwrap()]).unwrap()
+    };
+    for rows in [0, 1, 99, 101] {
+        let error = written(rows).audit(everybody()).unwrap_err();
+        assert_eq!(error.class(), Class::Bug);
+        let wanted = format!("the table `predictions` has {rows} rows for a population of 100 customers");
+        assert_eq!(error.to_string(), wanted);
+    }
+    written(100).audit(everybody()).unwrap();
 }
 
 #[tokio::test]
@@ -146,7 +164,7 @@ async fn a_night_that_fails_its_audit_leaves_the_one_before_it() {
     let publisher = publisher(&store, "b");
     let mut writer = publisher.writer(dir.path(), &predictions()).unwrap();
     writer.write(&rows(vec![Some(1)], vec![Some(f64::NAN)], "b")).unwrap();
-    publisher.staged([writer.finish().unwrap()]).unwrap().audit().unwrap_err();
+    publisher.staged([writer.finish().unwrap()]).unwrap().audit(everybody()).unwrap_err();
     assert_eq!(in_place(&store).await, before);
     assert_eq!(staged(&store).await, [""; 0]);
 }
@@ -186,7 +204,7 @@ async fn a_table_without_rows_is_published_with_its_schema() {
     let publisher = publisher(&store, "a");
     let empty = publisher.writer(dir.path(), &predictions()).unwrap().finish().unwrap();
     let mut record = RunRecord::start("ltv", night(), publisher.key());
-    publisher.staged([empty]).unwrap().audit().unwrap().commit(&mut record).await.unwrap();
+    publisher.staged([empty]).unwrap().audit(everybody()).unwrap().commit(&mut record).await.unwrap();
     let bytes = in_place(&store).await.into_values().next().unwrap();
     let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).unwrap();
     assert_eq!(reader.schema().fields(), predictions().schema.fields());

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::days::Block;
 use super::form::Form;
 use super::manifest::{BlockState, StateFile};
-use crate::{Error, Result, hash};
+use crate::{Error, Result, failpoint, hash};
 
 const KEY: &str = "key";
 /// Where a file says what its columns are.
@@ -56,6 +56,7 @@ impl BlockWriter {
 
     /// Writes the file; `folder` is where it will be in the store.
     pub fn finish(self, folder: &str) -> Result<WrittenBlock> {
+        failpoint::reach("state.write");
         let BlockWriter { block, path, batches } = self;
         let Some(first) = batches.first() else {
             return Ok(WrittenBlock { local: path, state: BlockState { block, rows: 0, file: None } });
@@ -118,7 +119,7 @@ fn schema(columns: &[ArrayRef], nullable: impl Fn(&ArrayRef) -> bool) -> SchemaR
 
 /// Whole numbers lie close together, and deltas make them small. Packing numbers further is worth its time where they repeat.
 fn properties(columns: &[ArrayRef], schema: &Schema, about: &About) -> Result<WriterProperties> {
-    let about = serde_json::to_string(about).map_err(|e| Error::infra("columns cannot be described").because(e))?;
+    let about = serde_json::to_string(about).map_err(|e| Error::bug("columns cannot be described").because(e))?;
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::LZ4_RAW)
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))

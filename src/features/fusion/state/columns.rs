@@ -80,7 +80,7 @@ impl Columns {
 }
 
 fn ends() -> Error {
-    Error::infra("it ends before its last row")
+    Error::bug("it ends before its last row")
 }
 
 /// The file, and what is known of it.

@@ -11,7 +11,7 @@ use super::manifest::{BlockState, StateFile};
 use super::packed::Packed;
 use super::stored_block::StoredBlock;
 use crate::lake::Store;
-use crate::{Error, Result};
+use crate::{Error, Result, failpoint};
 
 /// Blocks that are asked for at once: mostly all of a night's, for a store far away takes its time with each.
 const IN_FLIGHT: usize = 64;
@@ -42,7 +42,7 @@ impl Coming {
     /// The next one.
     pub async fn next(&mut self) -> Result<Option<(usize, Opened)>> {
         let next = self.0.join_next().await.transpose();
-        next.map_err(|e| Error::infra("a reader of states failed").because(e))?.transpose()
+        next.map_err(|e| Error::task("a reader of states", e))?.transpose()
     }
 }
 
@@ -79,7 +79,7 @@ impl Opener {
         file: &StateFile,
         layout: Option<Layout>,
     ) -> Result<std::result::Result<StoredBlock, String>> {
-        let closed = |e| Error::infra("no reader of states is left").because(e);
+        let closed = |e| Error::bug("no reader of states is left").because(e);
         let _asked = self.requests.acquire().await.map_err(closed)?;
         let url = self.store.url_of(&file.path).to_string();
         // A file is read where it is decoded; what comes over the network comes while others are decoded.
@@ -87,6 +87,7 @@ impl Opener {
         let fetched = if here.is_some() { None } else { self.store.find(&file.path).await? };
         let own = url.clone();
         let open = move || {
+            failpoint::reach("state.open");
             let packed = match here {
                 Some(path) => Packed::local(&path).map_err(|e| e.to_string())?,
                 None => fetched.map(Packed::Here).ok_or_else(|| "it is gone".to_owned())?,
@@ -94,7 +95,7 @@ impl Opener {
             StoredBlock::open(own, packed, &state, layout.as_ref())
         };
         let _turn = self.decoders.acquire().await.map_err(closed)?;
-        let opened = spawn_blocking(open).await.map_err(|e| Error::infra("a reader of states failed").because(e))?;
+        let opened = spawn_blocking(open).await.map_err(|e| Error::task("a reader of states", e))?;
         Ok(opened.map_err(|why| format!("`{url}`: {why}")))
     }
 }

@@ -89,7 +89,7 @@ impl Form {
     pub fn unpacked(&self, column: Option<ArrayRef>, rows: usize) -> Result<Column> {
         let array = match self {
             Form::All(value) => repeated(value, rows)?,
-            _ => column.ok_or_else(|| Error::infra("a column was not read"))?,
+            _ => column.ok_or_else(|| Error::bug("a column was not read"))?,
         };
         self.of_array(array)
     }
@@ -134,7 +134,7 @@ fn repeated(value: &ArrayRef, rows: usize) -> Result<ArrayRef> {
         DataType::Float64 => Arc::new(Float64Array::from(vec![value.as_primitive::<Float64Type>().value(0); rows])),
         DataType::Boolean => Arc::new(BooleanArray::from(vec![value.as_boolean().value(0); rows])),
         DataType::Binary => Arc::new(BinaryArray::from(vec![value.as_binary::<i32>().value(0); rows])),
-        other => return Err(Error::infra(format!("a column of `{other}` has one value"))),
+        other => return Err(Error::bug(format!("a column of `{other}` has one value"))),
     })
 }
 
@@ -149,7 +149,7 @@ fn beside(code: i64, by: i64) -> f64 {
 
 /// The doubles that whole numbers stand for.
 fn doubles(column: ArrayRef, double: impl Fn(i64) -> f64) -> Result<Column> {
-    let wrong = || Error::infra(format!("`{}` is no whole number", column.data_type()));
+    let wrong = || Error::bug(format!("`{}` is no whole number", column.data_type()));
     let whole = column.as_primitive_opt::<Int64Type>().ok_or_else(wrong)?;
     Ok(Column { array: Arc::new(whole.unary::<_, Float64Type>(double)), values: None })
 }

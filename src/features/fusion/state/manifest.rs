@@ -156,7 +156,7 @@ pub async fn newest(store: &Store) -> Result<Newest> {
 
 /// Puts a manifest in force behind the one with this number, unless somebody else did so first. Those before it go.
 pub async fn commit(store: &Store, behind: u64, manifest: &Manifest) -> Result<PutOutcome> {
-    let bytes = serde_json::to_vec(manifest).map_err(|e| Error::infra("a manifest cannot be written").because(e))?;
+    let bytes = serde_json::to_vec(manifest).map_err(|e| Error::bug("a manifest cannot be written").because(e))?;
     let outcome = store.put_new(&path_of(behind + 1), bytes).await?;
     if outcome == PutOutcome::Created && behind > 1 {
         store.delete(&path_of(behind - 1)).await?;

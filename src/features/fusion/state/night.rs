@@ -217,7 +217,7 @@ impl<'a> Grouped<'a> {
         let Dated { time, time_type, .. } = self.dated;
         let literal = |at: i32| {
             let literal = time_literal(day(at), time_type).map(lit);
-            literal.ok_or_else(|| Error::infra(format!("`{time_type}` is no time")))
+            literal.ok_or_else(|| Error::bug(format!("`{time_type}` is no time")))
         };
         let mut condition: Option<Expr> = None;
         for days in days {

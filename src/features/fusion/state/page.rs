@@ -58,7 +58,7 @@ impl Page {
             Encoding::DELTA_BINARY_PACKED => Values::Deltas(Deltas::new(bytes)?),
             #[allow(deprecated)]
             Encoding::RLE_DICTIONARY | Encoding::PLAIN_DICTIONARY => Values::Places(Places::new(bytes)?),
-            other => return Err(Error::infra(format!("numbers of states are not written as {other}"))),
+            other => return Err(Error::bug(format!("numbers of states are not written as {other}"))),
         };
         Ok(Page { left: count, values })
     }
@@ -87,7 +87,7 @@ pub(super) fn plain<N: Number>(bytes: &[u8]) -> impl Iterator<Item = N> + '_ {
 }
 
 fn broken() -> Error {
-    Error::infra("a page of numbers is broken")
+    Error::bug("a page of numbers is broken")
 }
 
 /// Differences of neighbours, in blocks with a least difference each, and in pieces of these with a width of bits each.
