@@ -25,8 +25,9 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Location;
 
+use super::checked::checked_plan;
 use super::definition::{Definition, Kind, lower_first};
-use super::{approximate, gap, moments, refuse};
+use super::{approximate, extremes, gap, moments, refuse};
 use crate::error::Problem;
 use crate::spec::nearest::{listed, nearest};
 use crate::{Error, Result};
@@ -51,6 +52,7 @@ impl Bench {
         let bench = Bench { context: SessionContext::new_with_state(state) };
         approximate::register(&bench.context);
         moments::register(&bench.context);
+        extremes::register(&bench.context);
         gap::register(&bench.context);
         for name in schema.table_names() {
             if let Some(table) = schema.table(&name).await? {
@@ -105,7 +107,7 @@ impl Bench {
     async fn try_plan(&self, query: &Query) -> Result<LogicalPlan, DataFusionError> {
         let state = self.context.state();
         let statement = DfStatement::Statement(Box::new(Statement::Query(Box::new(query.clone()))));
-        let plan = state.statement_to_plan(statement).await?;
+        let plan = checked_plan(state.statement_to_plan(statement).await?)?;
         state.optimize(&plan)?;
         Ok(plan)
     }

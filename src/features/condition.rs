@@ -17,6 +17,7 @@ use datafusion::logical_expr::{ColumnarValue, Expr, ExprSchemable, Volatility};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_plan::PhysicalExpr;
 
+use super::checked::checked;
 use crate::Result;
 use crate::error::Problem;
 use crate::spec::nearest;
@@ -86,6 +87,7 @@ impl ConditionParser {
             return Err(Problem::new(what).hint(hint));
         }
         let simplifier = ExprSimplifier::new(SimplifyContext::builder().with_schema(self.schema.clone()).build());
+        let expr = checked(expr, &self.schema).map_err(|e| plain(&e))?;
         let coerced = simplifier.coerce(expr.clone(), &self.schema).map_err(|e| plain(&e))?;
         let data_type = coerced.get_type(&self.schema).map_err(|e| plain(&e))?;
         if !matches!(data_type, DataType::Boolean | DataType::Null) {

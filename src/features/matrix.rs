@@ -10,7 +10,6 @@ use datafusion::logical_expr::{Expr, LogicalPlan, lit, when};
 use datafusion::prelude::{DataFrame, SessionContext};
 use futures::{Stream, StreamExt, stream};
 
-use super::FeatureStream;
 use super::bench::Bench;
 use super::definition::Definition;
 use super::fusion::state::States;
@@ -20,6 +19,7 @@ use super::prepare::{self, FilePlan, Prepared, PreparedFile};
 use super::rows::{Checker, Culprit};
 use super::sequence;
 use super::set::FeatureSet;
+use super::{FeatureStream, NotFinite};
 use crate::lake::publish::PopulationCount;
 use crate::spec::TableSpec;
 use crate::{AsOf, Error, Result};
@@ -128,10 +128,12 @@ impl FeatureSet {
         let sequence = self.sequence_plan(&bench, &prepared.key_type, as_of).await;
         let sequence = sequence.or_else(|problems| Error::all(problems).map(|()| None))?;
         let schema = self.matrix_schema(&prepared);
+        let not_finite = NotFinite::of(&prepared);
         let planned = [(bench, prepared)];
         let Running { populations, rows } = self.passes(&planned, only.clone(), &schema, |c| c, states).await?;
         let rows = rows.map(|batch| Ok(batch?.1));
-        let matrix = FeatureStream::new(schema, as_of, rows).with_population(populations.first().copied());
+        let matrix = FeatureStream::new(schema, as_of, rows);
+        let matrix = matrix.with_population(populations.first().copied()).with_not_finite(not_finite);
         Ok(match sequence {
             None => matrix,
             Some(plan) => {

@@ -1,6 +1,7 @@
-//! [`super::exact`] as DataFusion aggregates: `sum`, `avg`, `stddev`, `var` over floats under their usual names.
+//! [`super::exact`] and [`super::whole_sum`] as DataFusion aggregates: `sum`, `avg`, `stddev`, `var` over floats and `sum` over
+//! integers under their usual names.
 //!
-//! Every other type, DISTINCT and sliding windows go to DataFusion's own functions, which these wrap.
+//! Every other type and DISTINCT go to DataFusion's own functions, which these wrap; so do floats in sliding windows.
 
 use std::hash::Hash;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use datafusion::logical_expr::{
 use datafusion::prelude::SessionContext;
 
 use super::exact::{self, ExactSum};
+use super::whole_sum::{self, OneWholeSum, WholeSums};
 
 /// Replaces the float aggregates of a context by those that give the same bits whatever the order of the rows.
 pub(super) fn register(context: &SessionContext) {
@@ -85,6 +87,11 @@ impl ExactMoment {
     fn takes(args: &AccumulatorArgs) -> bool {
         Self::is_ours(args.expr_fields.first(), args.return_type(), args.is_distinct)
     }
+
+    /// Whether it is a sum of whole numbers.
+    fn is_whole(&self, output: &DataType, distinct: bool) -> bool {
+        self.moment == Moment::Sum && !distinct && matches!(output, DataType::Int64 | DataType::UInt64)
+    }
 }
 
 impl AggregateUDFImpl for ExactMoment {
@@ -105,6 +112,9 @@ impl AggregateUDFImpl for ExactMoment {
     }
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        if self.is_whole(args.return_type(), args.is_distinct) {
+            return Ok(Box::new(OneWholeSum::new(args.return_type())));
+        }
         match Self::takes(&args) {
             true => Ok(Box::new(OneGroup(Groups::new(self.moment, 1)))),
             false => self.inner.accumulator(args),
@@ -112,6 +122,9 @@ impl AggregateUDFImpl for ExactMoment {
     }
 
     fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
+        if self.is_whole(args.return_type(), args.is_distinct) {
+            return Ok(whole_sum::state_fields(&args));
+        }
         if !Self::is_ours(args.input_fields.first(), args.return_type(), args.is_distinct) {
             return self.inner.state_fields(args);
         }
@@ -123,10 +136,14 @@ impl AggregateUDFImpl for ExactMoment {
     }
 
     fn groups_accumulator_supported(&self, args: AccumulatorArgs) -> bool {
-        Self::takes(&args) || self.inner.groups_accumulator_supported(args)
+        let whole = self.is_whole(args.return_type(), args.is_distinct);
+        whole || Self::takes(&args) || self.inner.groups_accumulator_supported(args)
     }
 
     fn create_groups_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
+        if self.is_whole(args.return_type(), args.is_distinct) {
+            return Ok(Box::new(WholeSums::new(args.return_type(), 0)));
+        }
         match Self::takes(&args) {
             true => Ok(Box::new(Groups::new(self.moment, 0))),
             false => self.inner.create_groups_accumulator(args),
@@ -134,6 +151,9 @@ impl AggregateUDFImpl for ExactMoment {
     }
 
     fn create_sliding_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        if self.is_whole(args.return_type(), args.is_distinct) {
+            return Ok(Box::new(OneWholeSum::new(args.return_type())));
+        }
         self.inner.create_sliding_accumulator(args)
     }
 

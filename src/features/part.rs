@@ -11,12 +11,13 @@
 //! so that there is one scan and one hash table per file however many windows it has.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Schema};
 use datafusion::common::{Column, DFSchema, ScalarValue};
 use datafusion::logical_expr::{
-    Aggregate, ColumnarValue, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Projection, col, lit,
+    Aggregate, ColumnarValue, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Projection, cast, col, lit,
 };
 
 use super::aggregates::{
@@ -24,9 +25,9 @@ use super::aggregates::{
 };
 use super::bench::{self, Bench};
 use super::definition::{Definition, Item, Kind, column_name};
-use super::finite::filled;
+use super::finite::{filled, finite_with};
 use super::fusion::Recipe;
-use super::types::{key_type, matrix_type, normal};
+use super::types::{key_type, matrix_type, may_be_infinite, normal, typed};
 use super::window::Window;
 use crate::AsOf;
 use crate::error::Problem;
@@ -51,6 +52,15 @@ pub(super) struct PartColumn {
     pub empty: ScalarValue,
     pub item: Item,
     pub window: Option<Window>,
+    /// How many of its values are NULL because they are NaN, infinite or made of such numbers, as far as it was computed.
+    pub not_finite: Arc<AtomicU64>,
+}
+
+impl PartColumn {
+    /// The column of an item in a window, before its type is known.
+    fn new(name: String, empty: ScalarValue, item: &Item, window: Option<Window>) -> Self {
+        PartColumn { name, data_type: DataType::Null, empty, item: item.clone(), window, not_finite: Arc::default() }
+    }
 }
 
 /// One file, planned.
@@ -175,11 +185,7 @@ impl Draft<'_> {
                 let own = replaced(expr, aggregate, |i| Some(col(aggregate_name(i, s)))).map_err(|e| self.engine(e))?;
                 let empty = self.empty(expr, aggregate, item, &name);
                 let fallback = self.fallback(expr, aggregate, item, &name);
-                columns.push((
-                    own,
-                    fallback,
-                    PartColumn { name, data_type: DataType::Null, empty, item: item.clone(), window: span.window },
-                ));
+                columns.push((own, fallback, PartColumn::new(name, empty, item, span.window)));
             }
         }
         let key = Expr::Column(Column::from(aggregate.schema.qualified_field(0)));
@@ -229,8 +235,7 @@ impl Draft<'_> {
                     (default.clone().unwrap_or(ScalarValue::Null), default)
                 }
             };
-            let column = PartColumn { name, data_type: DataType::Null, empty, item: item.clone(), window: None };
-            columns.push((own, fallback, column));
+            columns.push((own, fallback, PartColumn::new(name, empty, item, None)));
         }
         let key =
             key.ok_or_else(|| self.at_begin(&format!("the key column `{}` is missing in the select list", self.key)))?;
@@ -270,11 +275,9 @@ impl Draft<'_> {
             });
             match typed {
                 Ok((to, fallback, empty)) => {
-                    let mut expr = normal(own, &from, &to);
-                    if let Some(fallback) = fallback.filter(|f| !f.is_null()) {
-                        expr = filled(expr, &to, fallback);
-                    }
-                    select.push(expr.alias(column.name.clone()));
+                    let fallback = fallback.filter(|f| !f.is_null());
+                    let expr = in_matrix(own, (&from, &to), fallback, &schema, &column.not_finite);
+                    select.push(expr.map_err(|e| self.engine(e))?.alias(column.name.clone()));
                     (column.data_type, column.empty) = (to, empty);
                     columns.push(column);
                 }
@@ -389,6 +392,40 @@ impl Draft<'_> {
             ColumnarValue::Array(array) => ScalarValue::try_from_array(&array, 0),
         }
     }
+}
+
+/// A column as it stands in the matrix, over columns of `schema`: the fallback is for NULL alone, that is for customers without
+/// rows. What is NaN or infinite, or made of an aggregate that is, becomes NULL whatever the fallback.
+fn in_matrix(
+    own: Expr,
+    (from, to): (&DataType, &DataType),
+    fallback: Option<ScalarValue>,
+    schema: &DFSchema,
+    not_finite: &Arc<AtomicU64>,
+) -> datafusion::error::Result<Expr> {
+    let mut doubles = Vec::new();
+    // A bare column says by itself what it is made of.
+    let is_bare = matches!(own, Expr::Column(_));
+    for column in own.column_refs().into_iter().filter(|_| !is_bare) {
+        let double = Expr::Column(column.clone());
+        match double.get_type(schema)? {
+            DataType::Float64 => doubles.push(double),
+            DataType::Float16 | DataType::Float32 => doubles.push(cast(double, DataType::Float64)),
+            _ => {}
+        }
+    }
+    doubles.sort_by_key(ToString::to_string);
+    let may_be_infinite = may_be_infinite(from, to);
+    let own = match fallback {
+        // What aggregates are divided by may be 0, which the fallback is for too.
+        Some(fallback) if !is_bare => filled(normal(own, from, to), to, fallback),
+        Some(fallback) => filled(typed(own, from, to), to, fallback),
+        None => typed(own, from, to),
+    };
+    Ok(match may_be_infinite || !doubles.is_empty() {
+        true => finite_with(own, doubles, not_finite),
+        false => own,
+    })
 }
 
 fn aggregate_name(aggregate: usize, span: usize) -> String {

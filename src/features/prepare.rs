@@ -15,10 +15,10 @@ use super::FeatureColumn;
 use super::aggregates::steady_plan;
 use super::bench::{self, Bench};
 use super::definition::{Definition, Kind, normalized};
-use super::finite::filled;
+use super::finite::{filled, finite_with};
 use super::part::{self, Part, PartColumn, Span, time_literal};
 use super::set::FeatureSet;
-use super::types::{key_type, matrix_type, normal};
+use super::types::{key_type, matrix_type, may_be_infinite, normal, typed};
 use crate::error::{Place, Problem};
 use crate::spec::{EntitySource, TableSpec};
 use crate::{AsOf, Result, lake};
@@ -384,7 +384,11 @@ async fn derived(
             Expr::Column(column) => Ok(Transformed::yes(Expr::Column(Column::new_unqualified(column.name)))),
             other => Ok(Transformed::no(other)),
         });
-        let mut value = normal(bare.map_err(engine)?.data, &from, &to);
+        let not_finite = Arc::default();
+        let mut value = typed(bare.map_err(engine)?.data, &from, &to);
+        if may_be_infinite(&from, &to) {
+            value = finite_with(value, Vec::new(), &not_finite);
+        }
         if let Some((default, at)) = definition.header.defaults.get(&item.name) {
             match part::fit(default, &to) {
                 Some(default) if !default.is_null() => {
@@ -401,7 +405,8 @@ async fn derived(
         }
         exprs.push(value.alias(item.name.clone()));
         let empty = ScalarValue::try_from(&to).unwrap_or(ScalarValue::Null);
-        columns.push(PartColumn { name: item.name.clone(), data_type: to, empty, item: item.clone(), window: None });
+        let (name, item) = (item.name.clone(), item.clone());
+        columns.push(PartColumn { name, data_type: to, empty, item, window: None, not_finite });
     }
     if problems.is_empty() { Ok((exprs, columns)) } else { Err(problems) }
 }

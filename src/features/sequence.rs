@@ -174,6 +174,7 @@ pub(super) fn attached(matrix: FeatureStream, plan: &SequencePlan, events: Senda
     let sequence: FieldRef = Arc::new(Field::new(SEQUENCE, plan.data_type(), false));
     let columns = matrix.schema().fields().iter().cloned().chain([sequence]).collect::<Vec<_>>();
     let (schema, as_of, population) = (Arc::new(Schema::new(columns)), matrix.as_of(), matrix.population());
+    let not_finite = matrix.not_finite().clone();
     let state = State { matrix, events, schema: Arc::clone(&schema) };
     let batches = stream::unfold(Some(state), |state| async move {
         let mut state = state?;
@@ -183,7 +184,7 @@ pub(super) fn attached(matrix: FeatureStream, plan: &SequencePlan, events: Senda
             Err(error) => Some((Err(error), None)),
         }
     });
-    FeatureStream::new(schema, as_of, batches).with_population(population)
+    FeatureStream::new(schema, as_of, batches).with_population(population).with_not_finite(not_finite)
 }
 
 impl State {

@@ -7,6 +7,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use futures::Stream;
 
+use super::NotFinite;
 use crate::lake::publish::PopulationCount;
 use crate::{AsOf, Result};
 
@@ -14,6 +15,7 @@ use crate::{AsOf, Result};
 pub struct FeatureStream {
     schema: SchemaRef,
     as_of: AsOf,
+    not_finite: NotFinite,
     batches: Pin<Box<dyn Stream<Item = Result<RecordBatch>> + Send>>,
     population: Option<PopulationCount>,
 }
@@ -25,7 +27,18 @@ impl FeatureStream {
         as_of: AsOf,
         batches: impl Stream<Item = Result<RecordBatch>> + Send + 'static,
     ) -> Self {
-        FeatureStream { schema, as_of, batches: Box::pin(batches), population: None }
+        let not_finite = NotFinite::default();
+        FeatureStream { schema, as_of, not_finite, batches: Box::pin(batches), population: None }
+    }
+
+    /// The same with what is counted of numbers that are not finite.
+    pub fn with_not_finite(self, not_finite: NotFinite) -> Self {
+        FeatureStream { not_finite, ..self }
+    }
+
+    /// What is counted of numbers that are not finite while the rows come.
+    pub fn not_finite(&self) -> &NotFinite {
+        &self.not_finite
     }
 
     /// The schema of every batch; the key comes first.

@@ -34,11 +34,18 @@ pub(super) fn matrix_type(from: &DataType) -> Result<DataType, Problem> {
 
 /// `expr` of type `from` as it stands in the matrix: NaN and infinities become NULL.
 pub(super) fn normal(expr: Expr, from: &DataType, to: &DataType) -> Expr {
-    let expr = if from == to { expr } else { cast(expr, to.clone()) };
-    if *to != DataType::Float64 || from.is_decimal() || from.is_integer() {
-        return expr;
-    }
-    finite(expr)
+    let expr = typed(expr, from, to);
+    if may_be_infinite(from, to) { finite(expr) } else { expr }
+}
+
+/// `expr` of type `from` in the type of the matrix.
+pub(super) fn typed(expr: Expr, from: &DataType, to: &DataType) -> Expr {
+    if from == to { expr } else { cast(expr, to.clone()) }
+}
+
+/// Whether a value of type `from` may be NaN or infinite in the matrix.
+pub(super) fn may_be_infinite(from: &DataType, to: &DataType) -> bool {
+    *to == DataType::Float64 && !from.is_decimal() && !from.is_integer()
 }
 
 /// The type of a key in the matrix.

@@ -1,13 +1,15 @@
 //! The checks that look at one row: NULLs, ranges, accepted values. Each becomes a SQL condition for a broken row.
 
 use arrow::datatypes::DataType;
+use chrono_tz::Tz;
 use datafusion::common::ScalarValue;
 use datafusion::functions::math::expr_fn::isnan;
 use datafusion::prelude::{Expr, ident, lit};
 
-use super::point_in_time::column_type;
+use super::point_in_time::{column_type, days};
+use crate::AsOf;
 use crate::error::{Place, Problem};
-use crate::spec::{CheckRule, CheckSpec, ColumnType, OnFail, TableSpec};
+use crate::spec::{Bound, CheckRule, CheckSpec, ColumnType, OnFail, TableSpec};
 
 /// A check of single rows.
 #[derive(Debug, Clone)]
@@ -91,11 +93,11 @@ pub(super) struct Checks {
 
 impl Checks {
     /// Prepares a table's checks, or says what is wrong with them.
-    pub(super) fn new(table: &TableSpec) -> Result<Self, Vec<Problem>> {
+    pub(super) fn new(table: &TableSpec, timezone: Tz) -> Result<Self, Vec<Problem>> {
         let mut checks = Checks::default();
         let mut problems = Vec::new();
         for (index, spec) in table.checks.iter().enumerate() {
-            if let Err(problem) = checks.add(table, index, spec) {
+            if let Err(problem) = checks.add(table, timezone, index, spec) {
                 problems.push(problem.at(spec.place.clone()));
             }
         }
@@ -118,7 +120,7 @@ impl Checks {
         rejecting.map(|check| check.broken.clone().is_not_true()).reduce(Expr::and)
     }
 
-    fn add(&mut self, table: &TableSpec, index: usize, spec: &CheckSpec) -> Result<(), Problem> {
+    fn add(&mut self, table: &TableSpec, timezone: Tz, index: usize, spec: &CheckSpec) -> Result<(), Problem> {
         let on_fail = spec.on_fail;
         let (column, broken, said) = match &spec.rule {
             CheckRule::NotNull(column) => {
@@ -129,7 +131,7 @@ impl Checks {
             }
             CheckRule::Range { column, min, max } => {
                 let (name, declared) = declared(table, column)?;
-                (name, outside(column, declared, *min, *max)?, Said::Outside(bounds(*min, *max)))
+                (name, outside(column, declared, (*min, *max), timezone)?, Said::Outside(bounds(*min, *max)))
             }
             CheckRule::Accepted { column, values } => {
                 let (name, declared) = declared(table, column)?;
@@ -167,18 +169,48 @@ fn is_float(declared: ColumnType) -> bool {
     matches!(declared, ColumnType::Float32 | ColumnType::Float64)
 }
 
-/// NaN is outside any range; NULL is not a value.
-fn outside(column: &str, declared: ColumnType, min: Option<f64>, max: Option<f64>) -> Result<Expr, Problem> {
+/// NaN and infinities are outside any range; NULL is not a value.
+fn outside(
+    column: &str,
+    declared: ColumnType,
+    (min, max): (Option<Bound>, Option<Bound>),
+    timezone: Tz,
+) -> Result<Expr, Problem> {
     let value = || ident(column);
+    let wrong = || Problem::new(format!("`{column}` is a {} and has no such range", declared.name()));
+    let number = |bound: Bound| match bound {
+        Bound::Number(number) => Ok(number),
+        Bound::Day(_) => Err(wrong().hint("bound it by numbers")),
+    };
+    let day = |bound: Bound| match bound {
+        Bound::Day(day) => Ok(AsOf::new(day, timezone)),
+        Bound::Number(_) => Err(wrong().hint("bound it by dates: `2000-01-31`")),
+    };
     let conditions: Vec<Expr> = match declared {
         ColumnType::Float32 | ColumnType::Float64 => {
-            let below = min.map(|min| value().lt(lit(min)));
-            let above = max.map(|max| value().gt(lit(max)));
-            below.into_iter().chain(above).chain([isnan(value())]).collect()
+            let below = min.map(number).transpose()?.map(|min| value().lt(lit(min)));
+            let above = max.map(number).transpose()?.map(|max| value().gt(lit(max)));
+            let infinite = [value().eq(lit(f64::INFINITY)), value().eq(lit(f64::NEG_INFINITY))];
+            below.into_iter().chain(above).chain([isnan(value())]).chain(infinite).collect()
         }
         ColumnType::Int8 | ColumnType::Int16 | ColumnType::Int32 | ColumnType::Int64 => {
-            let below = min.map(|min| value().lt(lit(min.ceil() as i64)));
-            let above = max.map(|max| value().gt(lit(max.floor() as i64)));
+            let below = min.map(number).transpose()?.map(|min| value().lt(lit(min.ceil() as i64)));
+            let above = max.map(number).transpose()?.map(|max| value().gt(lit(max.floor() as i64)));
+            below.into_iter().chain(above).collect()
+        }
+        ColumnType::Date => {
+            let date = |day: AsOf| lit(ScalarValue::Date32(Some(days(day.date()))));
+            let below = min.map(day).transpose()?.map(|min| value().lt(date(min)));
+            let above = max.map(day).transpose()?.map(|max| value().gt(date(max)));
+            below.into_iter().chain(above).collect()
+        }
+        ColumnType::Timestamp => {
+            let instant = |day: AsOf| {
+                let micros = day.instant().timestamp_micros();
+                lit(ScalarValue::TimestampMicrosecond(Some(micros), Some("UTC".into())))
+            };
+            let below = min.map(day).transpose()?.map(|min| value().lt(instant(min)));
+            let above = max.map(day).transpose()?.map(|max| value().gt_eq(instant(max.plus_days(1))));
             below.into_iter().chain(above).collect()
         }
         other => {
@@ -189,8 +221,8 @@ fn outside(column: &str, declared: ColumnType, min: Option<f64>, max: Option<f64
     Ok(conditions.into_iter().reduce(Expr::or).unwrap_or_else(|| lit(false)))
 }
 
-fn bounds(min: Option<f64>, max: Option<f64>) -> String {
-    let text = |bound: Option<f64>| bound.map(|b| b.to_string()).unwrap_or_default();
+fn bounds(min: Option<Bound>, max: Option<Bound>) -> String {
+    let text = |bound: Option<Bound>| bound.map(|b| b.to_string()).unwrap_or_default();
     format!("{}..{}", text(min), text(max))
 }
 

@@ -95,7 +95,7 @@ impl Lake {
         let (mut tables, mut problems) = (Vec::new(), Vec::new());
         for spec in specs {
             problems.extend(time_problems(spec));
-            let checks = Checks::new(spec).unwrap_or_else(|found| {
+            let checks = Checks::new(spec, timezone).unwrap_or_else(|found| {
                 problems.extend(found);
                 Checks::default()
             });

@@ -194,6 +194,8 @@ impl Night<'_> {
             false => state::open(self.spec, &self.options.engine, self.lake, self.printer).await?,
         };
         let scored = self.score(bundle, &tables, dir.path(), states.clone()).await?;
+        scored.notes.iter().for_each(|note| self.printer.warn(note));
+        self.record.notes.extend(scored.notes.iter().cloned());
         self.record.took("features and scores", start.elapsed());
         failpoint::reach("night.scored");
 
@@ -208,7 +210,7 @@ impl Night<'_> {
             let outcomes = self.compare(past).await?;
             files.extend(tables.write_outcomes(&outcomes, dir.path())?);
             self.record.outcomes = outcomes.heads;
-            self.record.notes = outcomes.notes;
+            self.record.notes.extend(outcomes.notes);
         }
         self.record.took("outcomes", start.elapsed());
         failpoint::reach("night.compared");
@@ -270,6 +272,7 @@ impl Night<'_> {
         let features = if read { self.plan.features.clone() } else { self.plan.features.without_sequence() };
         let features = features.matrix_with(&session, self.spec, self.as_of, states.clone()).await?;
         let population = features.population().ok_or_else(|| Error::bug("the population was not counted"))?;
+        let not_finite = features.not_finite().clone();
         let mut writer = tables.scored_writer(dir, self.publish.features)?;
         let progress = self.printer.progress("scoring", None);
         match bundle {
@@ -301,7 +304,7 @@ impl Night<'_> {
                 scorer.finish().await?;
             }
         }
-        let files = writer.finish(population)?;
+        let files = ScoredFiles { notes: not_finite.notes(), ..writer.finish(population)? };
         progress.done(format!("{} customers", files.spill.rows()));
         if let Some(states) = states {
             state::commit(&states, self.printer).await?;

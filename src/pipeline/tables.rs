@@ -42,6 +42,8 @@ pub(super) struct ScoredFiles {
     pub unscored: BTreeMap<String, u64>,
     /// The population that they are of.
     pub population: PopulationCount,
+    /// What is to be told about the features.
+    pub notes: Vec<String>,
 }
 
 impl<'a> NightTables<'a> {
@@ -185,7 +187,8 @@ impl ScoredWriter {
         if let Some(features) = self.features {
             published.push(features.finish()?);
         }
-        Ok(ScoredFiles { published, spill: self.spill.finish()?, unscored: self.unscored, population })
+        let (unscored, notes) = (self.unscored, Vec::new());
+        Ok(ScoredFiles { published, spill: self.spill.finish()?, unscored, population, notes })
     }
 }
 

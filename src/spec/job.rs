@@ -32,6 +32,24 @@ pub(super) struct JobParts {
     pub task: Task,
 }
 
+/// A bound of a range.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
+pub enum Bound {
+    /// Of numbers.
+    Number(f64),
+    /// Of dates and timestamps: the whole day, in the job's time zone, is within the range.
+    Day(chrono::NaiveDate),
+}
+
+impl std::fmt::Display for Bound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Bound::Number(number) => number.fmt(f),
+            Bound::Day(day) => day.fmt(f),
+        }
+    }
+}
+
 /// What the job is for.
 #[derive(Debug, Clone)]
 pub enum Task {
@@ -267,9 +285,9 @@ pub enum CheckRule {
         /// The column.
         column: String,
         /// The least value.
-        min: Option<f64>,
+        min: Option<Bound>,
         /// The greatest value.
-        max: Option<f64>,
+        max: Option<Bound>,
     },
     /// The value, where there is one, is one of these.
     Accepted {

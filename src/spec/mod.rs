@@ -49,7 +49,7 @@ use read::FromNode;
 use values::Span;
 
 /// Raised when the same file begins to mean something else, by a new default for example: it is part of a job's hash.
-const MEANING: &str = "tenure job, version 1, meaning 2";
+const MEANING: &str = "tenure job, version 1, meaning 3";
 
 /// Reads a job file. `env` looks environment variables up. Every problem of the file comes in one error.
 pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<JobSpec> {

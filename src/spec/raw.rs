@@ -11,7 +11,7 @@ pub(super) use outcomes::{RawAlert, RawOutcomes};
 pub(super) use sequence::RawSequence;
 pub(super) use tune::{ModeOrTune, RawTune};
 
-use super::job::{ColumnType, Format, OnFail};
+use super::job::{Bound, ColumnType, Format, OnFail};
 use super::network::{Schedule, SeasonSpec};
 use super::read::{At, Keyed, OneOrMany, read_keys};
 use super::recipe;
@@ -106,8 +106,9 @@ pub(super) struct RawChecks {
     pub not_null: Option<At<OneOrMany<String>>>,
     /// Columns that together are unique; of several rows the earliest is kept.
     pub unique: Option<At<OneOrMany<String>>>,
-    /// Bounds of numeric columns, both included: `{amount: {min: 0, max: 1e6}}`.
-    pub range: Option<At<Keyed<RawRange>>>,
+    /// Bounds of columns of numbers, dates and timestamps, both included: `{amount: {min: 0, max: 1e6}, ordered_at: {min:
+    /// 2000-01-01}}`. NaN and infinities are outside any bounds.
+    pub range: Option<At<Keyed<RawBounds>>>,
     /// The only values of a column: `{kind: [view, cart]}`.
     pub accepted_values: Option<At<Keyed<Vec<At<Literal>>>>>,
     /// The newest row is at most this old: `36h`.
@@ -118,6 +119,19 @@ pub(super) struct RawChecks {
 }
 
 read_keys!(RawChecks, "the checks": not_null, unique, range, accepted_values, fresh_within, on_fail);
+
+/// Bounds of a column, both included; one of them may be left out.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Bounds")]
+pub(super) struct RawBounds {
+    /// The least value: a number, or a date (`2000-01-01`) for dates and timestamps, from the beginning of that day in the job's
+    /// time zone on.
+    pub min: Option<At<Bound>>,
+    /// The greatest value: a number, or a date, to the end of that day in the job's time zone.
+    pub max: Option<At<Bound>>,
+}
+
+read_keys!(RawBounds, "a range": min, max);
 
 /// Bounds, both included; one of them may be left out.
 #[derive(Debug, Serialize, JsonSchema)]

@@ -3,11 +3,12 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use chrono::NaiveDate;
 use chrono_tz::Tz;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
-use super::job::{ColumnType, Format, Loss, OnFail};
+use super::job::{Bound, ColumnType, Format, Loss, OnFail};
 use super::nearest::nearest;
 use super::network::{Schedule, SeasonSpec};
 use super::node::{Kind, Node, Pos};
@@ -39,6 +40,27 @@ impl FromNode for Literal {
         scalar(node, problems, "a value", "write a text, a number, `true` or `false`", |text| {
             Some(Literal(text.to_owned()))
         })
+    }
+}
+
+impl FromNode for Bound {
+    fn from_node(node: &Node, problems: &mut Problems) -> Option<Self> {
+        let rule = "write a number (`0.5`, `1e6`), or a date (`2000-01-31`) for dates and timestamps";
+        scalar(node, problems, "a bound", rule, |text| {
+            let number = text.parse().ok().filter(|number: &f64| number.is_finite());
+            // `2000-1-1` would be read too, and be written otherwise.
+            let day = || text.parse().ok().filter(|day: &NaiveDate| day.to_string() == text);
+            number.map(Bound::Number).or_else(|| day().map(Bound::Day))
+        })
+    }
+}
+
+impl Serialize for Bound {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Bound::Number(number) => number.serialize(serializer),
+            Bound::Day(day) => day.to_string().serialize(serializer),
+        }
     }
 }
 
@@ -392,6 +414,7 @@ macro_rules! inline_schema {
 inline_schema! {
     Name => json_schema!({"type": "string", "pattern": "^([a-z][a-z0-9_]*|.*\\$\\{.*)$"}),
     Literal => json_schema!({"type": ["string", "number", "boolean"]}),
+    Bound => json_schema!({"type": ["number", "string"], "examples": ["2000-01-01"]}),
     Span => json_schema!({"type": "string", "pattern": "^([0-9]+[smhd]|.*\\$\\{.*)$", "examples": ["36h", "30d"]}),
     Days => json_schema!({"type": "string", "pattern": "^([0-9]+[smhd]|.*\\$\\{.*)$", "examples": ["30d", "90d"]}),
     ColumnType => words(&ColumnType::NAMES),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tenure::lake::{CheckReport, Store};
-use tenure::spec::{CheckRule, OnFail};
+use tenure::spec::{Bound, CheckRule, OnFail};
 
 use crate::support::lake::{SmallLake, check, text, write_parquet};
 
@@ -24,7 +24,7 @@ impl Shop {
     fn new(known_at: bool) -> Shop {
         let columns = "customer_id int64, at timestamp, loaded timestamp, amount float64";
         let not_null = |column: &str, on_fail| check(CheckRule::NotNull(column.to_owned()), on_fail);
-        let range = CheckRule::Range { column: "amount".to_owned(), min: Some(0.), max: None };
+        let range = CheckRule::Range { column: "amount".to_owned(), min: Some(Bound::Number(0.)), max: None };
         let fresh = CheckRule::FreshWithin(Duration::from_secs(48 * 3600));
         let lake = SmallLake::new().table("orders", columns, |table| {
             table.event_time = Some("at".to_owned());

@@ -6,7 +6,7 @@ use arrow::array::Array;
 use futures::StreamExt;
 use tenure::error::Class;
 use tenure::lake::{CheckReport, Lake};
-use tenure::spec::{CheckRule, OnFail, TableSpec};
+use tenure::spec::{Bound, CheckRule, OnFail, TableSpec};
 
 use crate::support::lake::{SmallLake, check, rows, text};
 
@@ -25,7 +25,7 @@ fn not_null(column: &str) -> CheckRule {
 }
 
 fn in_range() -> CheckRule {
-    CheckRule::Range { column: "amount".to_owned(), min: Some(0.), max: Some(1e6) }
+    CheckRule::Range { column: "amount".to_owned(), min: Some(Bound::Number(0.)), max: Some(Bound::Number(1e6)) }
 }
 
 fn accepted() -> CheckRule {
@@ -282,7 +282,7 @@ async fn many_rejects_are_capped_with_a_last_row_that_says_how_many_more() {
 
 #[test]
 fn checks_that_cannot_hold_are_refused_with_their_place() {
-    let range = CheckRule::Range { column: "status".to_owned(), min: Some(0.), max: None };
+    let range = CheckRule::Range { column: "status".to_owned(), min: Some(Bound::Number(0.)), max: None };
     let accepted =
         CheckRule::Accepted { column: "order_id".to_owned(), values: vec!["1".to_owned(), "one".to_owned()] };
     let checks = vec![(range, OnFail::Reject), (accepted, OnFail::Reject), (not_null("nothing"), OnFail::Warn)];
@@ -297,4 +297,52 @@ fn checks_that_cannot_hold_are_refused_with_their_place() {
             "table `orders` has no column `nothing`"
         ]
     );
+}
+
+#[tokio::test]
+async fn numbers_that_are_none_are_in_no_range() {
+    for (min, max) in [(Some(0.), None), (None, Some(9.)), (Some(0.), Some(9.))] {
+        let bound = |bound: Option<f64>| bound.map(Bound::Number);
+        let range = CheckRule::Range { column: "amount".to_owned(), min: bound(min), max: bound(max) };
+        let values = "(1, 7, 1, 'NaN', 'a'), (2, 7, 1, 'inf', 'a'), (3, 7, 1, '-inf', 'a'), (4, 7, 1, -0.0, 'a'), (5, 7, 1, NULL, 'a')";
+        let shop = shop(values, vec![(range, OnFail::Reject)]).await;
+        assert_eq!(shop.query(DAY, "SELECT order_id FROM orders ORDER BY 1").await, "4; 5", "{min:?}..{max:?}");
+    }
+}
+
+#[tokio::test]
+async fn ranges_bound_dates_and_timestamps_by_days_of_the_job() {
+    let day = |text: &str| Some(Bound::Day(text.parse().unwrap()));
+    let select = "SELECT column1 AS id, arrow_cast(column2, 'Timestamp(Microsecond, Some(\"UTC\"))') AS at, column3::DATE AS day
+        FROM (VALUES (1, '1970-01-01', '1970-01-01'), (2, '2026-05-31T21:59:59', '2026-05-31'), (3, '2026-05-31T22:00:00', '2026-06-01'),
+        (4, '2026-06-30T21:59:59.999999', '2026-06-30'), (5, '2026-06-30T22:00:00', '2026-07-01'), (6, NULL, NULL))";
+    let cases = [
+        (
+            "at",
+            day("2026-06-01"),
+            day("2026-06-30"),
+            "3; 4; 6",
+            "at = 2026-06-30T22:00:00Z is outside 2026-06-01..2026-06-30 (range)",
+        ),
+        ("at", day("2026-06-01"), None, "3; 4; 5; 6", "at = 1970-01-01T00:00:00Z is outside 2026-06-01.. (range)"),
+        (
+            "day",
+            day("2026-06-01"),
+            day("2026-06-30"),
+            "3; 4; 6",
+            "day = 2026-07-01 is outside 2026-06-01..2026-06-30 (range)",
+        ),
+        ("day", None, day("2026-06-30"), "1; 2; 3; 4; 6", "day = 2026-07-01 is outside ..2026-06-30 (range)"),
+    ];
+    for (column, min, max, kept, reason) in cases {
+        let range = CheckRule::Range { column: column.to_owned(), min, max };
+        let mut lake = SmallLake::new().parquet("events/a.parquet", select).await;
+        lake.timezone = chrono_tz::Europe::Berlin;
+        let lake = lake.table("events", "id int64, at timestamp, day date", |table| {
+            table.checks = vec![check(range, OnFail::Reject)];
+        });
+        assert_eq!(lake.query("2027-01-01", "SELECT id FROM events ORDER BY 1").await, kept, "{column}");
+        let report = lake.lake().finish_checks(lake.at("2027-01-01"), None).await.unwrap();
+        assert!(rejects(&report).contains(reason), "{}", rejects(&report));
+    }
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // A failed unwrap is a failed test, in helpers too.
 
 mod airflow;
+mod border;
 mod boundary;
 mod cases;
 mod check_finds;

@@ -9,12 +9,15 @@ use tenure::AsOf;
 use crate::support::memory::{Shop, text};
 
 /// An aggregate as its author writes it, and what a customer without rows gets.
-const ITEMS: [(&str, &str, &str); 18] = [
+const ITEMS: [(&str, &str, &str); 21] = [
     ("n", "count(*)", "0"),
     ("paid", "count(*) FILTER (WHERE NOT refunded)", "0"),
     ("amounts", "count(amount)", "0"),
     ("channels", "count(DISTINCT channel)", "0"),
     ("total", "sum(amount)", "0"),
+    ("great", "sum(amount) FILTER (WHERE amount > 20)", "0"),
+    ("credits", "count(*) FILTER (WHERE amount < 0)", "0"),
+    ("squares", "sum(quantity * quantity)", "0"),
     ("items", "sum(quantity)", "0"),
     ("least", "min(amount)", "NULL"),
     ("most", "max(quantity)", "NULL"),
@@ -45,14 +48,16 @@ struct Lake {
 fn lake() -> impl Strategy<Value = Lake> {
     let null = |cell: String, chance: u8| if chance == 0 { "-".to_owned() } else { cell };
     // Hours, so that ties and rows on the very edge of a day are frequent; the days span two clock changes.
-    let order = (0..6i64, 0..60i64, 0..24i64, -500..5000i32, 0..4i32, 0..3usize, any::<bool>(), 0..6u8, 0..6u8);
+    let cents = prop_oneof![12 => -500..5000i32, 1 => i32::MAX - 4..i32::MAX];
+    let quantity = prop_oneof![9 => 0..4i32, 1 => Just(300_000_000), 1 => Just(-300_000_000)];
+    let order = (0..6i64, 0..60i64, 0..24i64, cents, quantity, 0..3usize, any::<bool>(), 0..6u8, 0..6u8);
     let order = order.prop_map(move |(customer, day, hour, cents, quantity, channel, refunded, n1, n2)| {
         let day = chrono::NaiveDate::from_ymd_opt(2026, 2, 15).unwrap() + chrono::Days::new(day as u64);
         let channel = ["web", "app", "shop"][channel];
         format!(
             "{} {day}T{hour:02}:00:00 {} {quantity} {} {refunded}",
             null(customer.to_string(), n1 + n2),
-            null((f64::from(cents) / 100.0).to_string(), n1),
+            null(amount(cents), n1),
             null(channel.to_owned(), n2),
         )
     });
@@ -71,6 +76,17 @@ fn lake() -> impl Strategy<Value = Lake> {
             Lake { orders, as_of, partitions, batch_size, lifetime, condition }
         },
     )
+}
+
+/// An amount, or one of the numbers that are none and the zero with a sign.
+fn amount(cents: i32) -> String {
+    match i32::MAX - cents {
+        1 => "NaN".to_owned(),
+        2 => "inf".to_owned(),
+        3 => "-inf".to_owned(),
+        4 => "-0.0".to_owned(),
+        _ => (f64::from(cents) / 100.0).to_string(),
+    }
 }
 
 impl Lake {
@@ -101,8 +117,17 @@ impl Lake {
     /// One query per customer and window.
     async fn obvious(&self, context: &SessionContext) -> Vec<(String, Vec<ArrayRef>)> {
         let mut columns = Vec::new();
-        let items: Vec<String> =
-            ITEMS.iter().map(|(_, expr, nothing)| format!("coalesce({expr}, {nothing})")).collect();
+        let item = |(name, expr, nothing): &(&str, &str, &str)| {
+            let is_great = if *name == "great" { "AND amount > 20" } else { "" };
+            // Whatever is made of a number that is none is NULL, and products are those of wide numbers.
+            let broken = format!("count(*) FILTER (WHERE (isnan(amount) OR abs(amount) = 'inf'::DOUBLE) {is_great})");
+            let expr = expr.replace("quantity * quantity", "quantity::BIGINT * quantity::BIGINT");
+            match expr.contains("amount)") && !expr.contains("count(amount)") {
+                true => format!("CASE WHEN {broken} > 0 THEN NULL ELSE coalesce({expr}, {nothing}) END"),
+                false => format!("coalesce({expr}, {nothing})"),
+            }
+        };
+        let items: Vec<String> = ITEMS.iter().map(item).collect();
         for window in self.windows() {
             let until = self.as_of.instant().format("%Y-%m-%dT%H:%M:%SZ");
             let mut rows = format!("({}) AND at < '{until}'", self.condition);
@@ -210,7 +235,7 @@ async fn all_files_over_a_table_share_one_scan() {
     );
     // Edges at 1, 7 and 30 days and at the day itself; the sum over a lifetime is that of both files,
     // and quantiles of a column are made of the same values.
-    assert_eq!((plan.scans[0].buckets, plan.scans[0].aggregates), (5, 14));
+    assert_eq!((plan.scans[0].buckets, plan.scans[0].aggregates), (5, 17));
     assert_eq!(plan.alone.len(), 1);
     assert_eq!(plan.alone[0].why, "`string_agg` is not among the aggregates of a fused pass");
     assert_eq!(plan.derived, ["sql/features/share.sql"]);

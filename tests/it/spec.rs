@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 use tenure::printer::render_error;
 use tenure::spec::{
-    self, CheckRule, EmbeddingSpec, JobSpec, OnFail, OutcomeMetric, Schedule, Task, ThresholdSpec, TuneSpec,
+    self, Bound, CheckRule, EmbeddingSpec, JobSpec, OnFail, OutcomeMetric, Schedule, Task, ThresholdSpec, TuneSpec,
 };
 
 use crate::support::shop::{assert_exit, tenure};
@@ -154,8 +154,11 @@ fn checks_know_their_rule_and_what_a_break_means() {
     assert_eq!((checks[1].on_fail, checks[1].place.at), (OnFail::Fail, Some((33, 34))));
     assert!(matches!(&checks[2].rule, CheckRule::Unique(columns) if columns.len() == 2));
     assert_eq!(checks[2].on_fail, OnFail::Reject);
-    assert!(matches!(checks[3].rule, CheckRule::Range { min: Some(0.0), max: Some(1e6), .. }));
-    assert!(matches!(checks[4].rule, CheckRule::Range { min: Some(1.0), max: None, .. }));
+    assert!(matches!(
+        checks[3].rule,
+        CheckRule::Range { min: Some(Bound::Number(0.0)), max: Some(Bound::Number(1e6)), .. }
+    ));
+    assert!(matches!(checks[4].rule, CheckRule::Range { min: Some(Bound::Number(1.0)), max: None, .. }));
     assert!(matches!(&checks[5].rule, CheckRule::Accepted { values, .. } if values == &["web", "app", "shop"]));
     assert_eq!(checks[5].on_fail, OnFail::Warn);
     assert!(matches!(checks[6].rule, CheckRule::FreshWithin(age) if age.as_secs() == 36 * 3600));

@@ -19,6 +19,7 @@ use super::simple::{Counts, Extremes, IntegerSums};
 use super::sketch::{Registers, Spots};
 use super::sketched::Sketched;
 use super::slots::{Groups, Merged, Output, Run, Slots};
+use crate::features::extremes::{greater, less};
 use crate::{Error, Result};
 
 /// The rows of one table that fall to a range of customers.
@@ -153,6 +154,13 @@ impl<S: Clone + Default> Kept<S> {
     }
 }
 
+/// The cause of an error about one customer: the place in the range.
+#[derive(Debug, thiserror::Error)]
+#[error("an aggregate of one customer has no value")]
+pub(super) struct Misfit {
+    pub customer: usize,
+}
+
 /// An aggregate at work: rows and written states come first, then [`Accumulator::seal`], then the rest.
 pub(super) trait Accumulator: Send + Sync {
     /// Adds rows; there are now so many slots.
@@ -210,7 +218,7 @@ pub(super) fn accumulator(function: &Function) -> Box<dyn Accumulator> {
         Variance { .. } | Deviation { .. } => Box::new(Spreads::default()),
         LeastInteger => Box::new(Extremes::new(|new: i64, old| new < old)),
         GreatestInteger => Box::new(Extremes::new(|new: i64, old| new > old)),
-        // NaN is less and greater than any number: one is enough, and the matrix has NULL then.
+        // A number that is not finite is less and greater than any other: one is enough, and the matrix has NULL then.
         LeastDouble => Box::new(Extremes::new(less)),
         GreatestDouble => Box::new(Extremes::new(greater)),
         Least => Box::new(Pick::extreme(false)),
@@ -227,14 +235,6 @@ pub(super) fn accumulator(function: &Function) -> Box<dyn Accumulator> {
         First(order) => Box::new(Pick::ordered(order.clone(), false)),
         Last(order) => Box::new(Pick::ordered(order.clone(), true)),
     }
-}
-
-fn less(new: f64, old: f64) -> bool {
-    !old.is_nan() && (new.is_nan() || new.total_cmp(&old).is_lt())
-}
-
-fn greater(new: f64, old: f64) -> bool {
-    !old.is_nan() && (new.is_nan() || new.total_cmp(&old).is_gt())
 }
 
 /// A column in the type that SQL gives it.

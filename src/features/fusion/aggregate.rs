@@ -22,7 +22,7 @@ pub(super) enum Function {
     AboutDistinct,
     /// Different days in UTC, of times in microseconds.
     DistinctDays,
-    /// Integers, `Int64` or `UInt64`.
+    /// Integers, `Int64` or `UInt64`, which never wrap.
     SumIntegers,
     /// Doubles, exact to the last bit in any order.
     SumDoubles,
@@ -110,7 +110,8 @@ impl Function {
             LooseGap, Only, Quantile, QuantileOfIntegers, SumDoubles, SumIntegers, Variance, WholeDays,
         };
         Ok(match self {
-            Count | Distinct | DistinctDays | WholeDays | SumIntegers => 1,
+            Count | Distinct | DistinctDays | WholeDays => 1,
+            SumIntegers => 2,
             Quantile(_) | QuantileOfIntegers(_) => 1,
             AboutDistinct | AboutQuantile(_) | AboutQuantileOfIntegers(_) => 2,
             LeastInteger | GreatestInteger | LeastDouble | GreatestDouble => 1,

@@ -39,6 +39,8 @@ pub(super) trait Number: ArrowPrimitiveType {
     fn order(a: &Self::Native, b: &Self::Native) -> Ordering;
     fn mean(a: Self::Native, b: Self::Native) -> Self::Native;
     fn between(a: Self::Native, b: Self::Native, share: f64) -> Self::Native;
+    /// What stands for a quantile of numbers of which one is not finite.
+    fn not_finite(values: &[Self::Native]) -> Option<Self::Native>;
 }
 
 impl Number for Float64Type {
@@ -52,6 +54,10 @@ impl Number for Float64Type {
 
     fn between(a: f64, b: f64, share: f64) -> f64 {
         a + (b - a) * share
+    }
+
+    fn not_finite(values: &[f64]) -> Option<f64> {
+        values.iter().any(|x| !x.is_finite()).then_some(f64::NAN)
     }
 }
 
@@ -68,11 +74,18 @@ impl Number for Int64Type {
     fn between(a: i64, b: i64, share: f64) -> i64 {
         (a as f64 + (b as f64 - a as f64) * share) as i64
     }
+
+    fn not_finite(_values: &[i64]) -> Option<i64> {
+        None
+    }
 }
 
 /// A quantile of some values, which it puts in another order; `None` of none.
 fn quantile<T: Number>(values: &mut [T::Native], of: Quantile) -> Option<T::Native> {
     let last = values.len().checked_sub(1)?;
+    if let Some(none) = T::not_finite(values) {
+        return Some(none);
+    }
     let mut nth = |place: usize| *values.select_nth_unstable_by(place, T::order).1;
     Some(match of {
         Quantile::Median if last % 2 == 0 => nth(last / 2),
@@ -190,6 +203,8 @@ mod tests {
         let of = |values: &[f64], of: Quantile| quantile::<Float64Type>(&mut values.to_vec(), of);
         assert_eq!(of(&[], Quantile::Median), None);
         assert_eq!(of(&[3.0], Quantile::at(0.9)), Some(3.0));
+        assert!(of(&[3.0, f64::NAN, 1.0], Quantile::at(0.0)).is_some_and(f64::is_nan));
+        assert!(of(&[3.0, f64::INFINITY, 1.0], Quantile::Median).is_some_and(f64::is_nan));
         assert_eq!(of(&[4.0, 1.0, 3.0], Quantile::Median), Some(3.0));
         assert_eq!(of(&[4.0, 1.0, 3.0, 2.0], Quantile::Median), Some(2.5));
         assert_eq!(of(&[4.0, 1.0, 3.0, 2.0], Quantile::at(0.0)), Some(1.0));

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, Int64Array};
 use arrow::datatypes::{ArrowNativeType, ArrowPrimitiveType, DataType, Float64Type, Int64Type, UInt64Type};
 
-use super::accumulator::{Accumulator, Keeper, Kept, Rows, columns_of, integers, of_type};
+use super::accumulator::{Accumulator, Keeper, Kept, Misfit, Rows, columns_of, integers, of_type};
 use super::slots::{Groups, Merged, Output, Slots, column};
-use crate::Result;
+use crate::features::whole_sum::{OUT_OF_RANGE_HINT, WholeSum, out_of_range};
+use crate::{Error, Result};
 
 /// How many rows.
 #[derive(Default)]
@@ -49,16 +50,16 @@ impl Accumulator for Counts {
     }
 }
 
-/// Sums of integers, which wrap as SQL's do; unsigned ones wrap alike.
+/// Sums of whole numbers.
 #[derive(Default)]
 pub(super) struct IntegerSums {
-    states: Kept<Option<i64>>,
+    states: Kept<WholeSum>,
 }
 
-fn add_sum(sum: &mut Option<i64>, state: &Option<i64>) {
-    if let Some(x) = state {
-        *sum = Some(sum.unwrap_or(0).wrapping_add(*x));
-    }
+fn whole_sums(states: &[ArrayRef]) -> Result<impl Iterator<Item = WholeSum> + '_> {
+    let [low, high] = columns_of(states)?;
+    let high = integers(high)?.values().iter();
+    Ok(integers(low)?.iter().zip(high).map(|(low, high)| WholeSum::from_parts(low, *high)))
 }
 
 fn numbers(states: &[ArrayRef]) -> Result<impl Iterator<Item = Option<i64>> + '_> {
@@ -74,15 +75,15 @@ fn doubles(states: &[ArrayRef]) -> Result<impl Iterator<Item = Option<f64>> + '_
 impl Accumulator for IntegerSums {
     fn add(&mut self, rows: &Rows<'_>, slots: usize) -> Result<()> {
         self.states.grow(slots);
-        let mut add = |slot: usize, x: i64| add_sum(&mut self.states.states[slot], &Some(x));
+        let states = &mut self.states.states;
         match rows.values.first() {
             Some(array) if *array.data_type() == DataType::UInt64 => {
                 let numbers = array.as_primitive::<UInt64Type>().values();
-                rows.each(|row, slot| add(slot, numbers[row] as i64));
+                rows.each(|row, slot| states[slot].add_unsigned(numbers[row]));
             }
             Some(array) => {
                 let numbers = array.as_primitive::<Int64Type>().values();
-                rows.each(|row, slot| add(slot, numbers[row]));
+                rows.each(|row, slot| states[slot].add(numbers[row]));
             }
             None => {}
         }
@@ -94,17 +95,22 @@ impl Accumulator for IntegerSums {
     }
 
     fn finish(&self, slots: &Slots, outputs: &[&Output]) -> Result<Vec<ArrayRef>> {
-        self.states.merged(slots, outputs, numbers, add_sum, |sums, output| {
-            Ok(match output.data_type == DataType::UInt64 {
-                true => sums.column::<UInt64Type>(|sum| sum.map(|x| x as u64)),
-                false => sums.column::<Int64Type>(|sum| *sum),
+        self.states.merged(slots, outputs, whole_sums, WholeSum::merge, |sums, output| {
+            let column = match output.data_type == DataType::UInt64 {
+                true => sums.try_column::<UInt64Type, _>(WholeSum::unsigned),
+                false => sums.try_column::<Int64Type, _>(WholeSum::signed),
+            };
+            column.map_err(|(customer, sum)| {
+                let message = out_of_range(sum, &output.data_type);
+                Error::user(message).hint(OUT_OF_RANGE_HINT).because(Misfit { customer })
             })
         })
     }
 
     fn export(&self, groups: &Groups) -> Result<Vec<ArrayRef>> {
-        let sums = self.states.grouped(groups, numbers, add_sum)?;
-        Ok(vec![column::<Int64Type, _>(&sums, |sum| *sum)])
+        let sums = self.states.grouped(groups, whole_sums, WholeSum::merge)?;
+        let low = column::<Int64Type, _>(&sums, |sum| sum.parts().0);
+        Ok(vec![low, column::<Int64Type, _>(&sums, |sum| Some(sum.parts().1))])
     }
 }
 

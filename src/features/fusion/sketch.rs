@@ -84,7 +84,11 @@ impl Sketch for Registers {
 /// How many numbers lie about where: DDSketch, whose quantiles are within 1 % of a number that is one. Below 1e-9 a number counts as 0,
 /// and where numbers span more than 17 powers of ten, the least ones as the least that is told apart. A t-digest or a KLL sketch would
 /// show in which order it was merged.
-pub(super) struct Spots(DDSketch);
+pub(super) struct Spots {
+    sketch: DDSketch,
+    /// Whether a number was NaN or infinite: then there is no quantile.
+    not_finite: bool,
+}
 
 fn of_numbers(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::bug("a sketch of numbers cannot be used").because(error)
@@ -93,19 +97,24 @@ fn of_numbers(error: impl std::error::Error + Send + Sync + 'static) -> Error {
 impl Sketch for Spots {
     fn new() -> Result<Self> {
         // What is read has the crate's own configuration.
-        Ok(Spots(DDSketch::new(Config::defaults())))
+        Ok(Spots { sketch: DDSketch::new(Config::defaults()), not_finite: false })
     }
 
     /// Infinities and NaN lie nowhere.
     fn add(&mut self, values: &ArrayRef) -> Result<()> {
         let doubles = cast(values, &DataType::Float64)?;
-        let doubles = doubles.as_primitive::<Float64Type>().values();
-        doubles.iter().filter(|x| x.is_finite()).for_each(|x| self.0.add(*x));
+        for x in doubles.as_primitive::<Float64Type>().values() {
+            match x.is_finite() {
+                true => self.sketch.add(*x),
+                false => self.not_finite = true,
+            }
+        }
         Ok(())
     }
 
     fn merge(&mut self, other: &Self) -> Result<()> {
-        self.0.merge(&other.0).map_err(of_numbers)
+        self.not_finite |= other.not_finite;
+        self.sketch.merge(&other.sketch).map_err(of_numbers)
     }
 
     fn answer(&self, function: &Function) -> Result<Option<f64>> {
@@ -113,15 +122,25 @@ impl Sketch for Spots {
             Some(Quantile::At(share)) => f64::from_bits(share),
             _ => 0.5,
         };
-        self.0.quantile(share).map_err(of_numbers)
+        match self.not_finite {
+            true => Ok(Some(f64::NAN)),
+            false => self.sketch.quantile(share).map_err(of_numbers),
+        }
     }
 
     fn write(&self) -> Vec<u8> {
-        self.0.to_java_bytes()
+        let mut bytes = self.sketch.to_java_bytes();
+        bytes.push(u8::from(self.not_finite));
+        bytes
     }
 
     fn read(bytes: &[u8]) -> Result<Self> {
-        DDSketch::from_java_bytes(bytes).map(Spots).map_err(of_numbers)
+        let (not_finite, bytes) = match bytes {
+            [bytes @ .., last @ (0 | 1)] => (*last == 1, bytes),
+            _ => return Err(Error::infra("a sketch of numbers has another form")),
+        };
+        let sketch = DDSketch::from_java_bytes(bytes).map_err(of_numbers)?;
+        Ok(Spots { sketch, not_finite })
     }
 }
 
@@ -147,7 +166,8 @@ mod tests {
             }
         }
         let again = S::read(&all.write()).unwrap();
-        assert_eq!(again.answer(function).unwrap(), all.answer(function).unwrap());
+        let bits = |sketch: &S| sketch.answer(function).unwrap().map(f64::to_bits);
+        assert_eq!(bits(&again), bits(&all));
         all.answer(function).unwrap()
     }
 
@@ -195,14 +215,17 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_counted_and_numbers_that_are_none_lie_nowhere() {
+    fn texts_are_counted_and_numbers_that_are_none_leave_no_quantile() {
         let texts: ArrayRef = Arc::new(StringArray::from_iter_values((0..300).map(|i| format!("sku {}", i % 100))));
         let found = of::<Registers>(&[texts], &Function::AboutDistinct).unwrap();
         assert!((found - 100.0).abs() < 2.0, "{found}");
         let doubles: ArrayRef =
             Arc::new(Float64Array::from(vec![f64::NAN, f64::INFINITY, 0.0, f64::NEG_INFINITY, 7.0]));
-        assert_eq!(of::<Spots>(&[Arc::clone(&doubles)], &Function::AboutQuantile(Quantile::at(1.0))), Some(7.0));
-        assert_eq!(of::<Spots>(&[doubles.slice(0, 2)], &Function::AboutQuantile(Quantile::Median)), None);
+        let median = Function::AboutQuantile(Quantile::Median);
+        for broken in [Arc::clone(&doubles), doubles.slice(0, 1), doubles.slice(2, 2)] {
+            assert!(of::<Spots>(&[broken], &median).is_some_and(f64::is_nan));
+        }
+        assert_eq!(of::<Spots>(&[doubles.slice(4, 1), doubles.slice(4, 1)], &median).map(f64::round), Some(7.0));
         assert!(Registers::read(b"nothing").is_err() && Spots::read(b"nothing").is_err());
     }
 }

@@ -230,6 +230,17 @@ impl<S: Clone + Default> Merged<'_, S> {
         }
         numbers::<T>(values, there)
     }
+
+    /// The same where a sum may have no value; an error has the customer's place in the range.
+    pub fn try_column<T: ArrowPrimitiveType, E>(
+        &self,
+        value: impl Fn(&S) -> std::result::Result<Option<T::Native>, E>,
+    ) -> std::result::Result<ArrayRef, (usize, E)> {
+        for (sum, customer) in self.sums.iter().zip(self.customers) {
+            value(sum).map_err(|error| (*customer as usize, error))?;
+        }
+        Ok(self.column::<T>(|sum| value(sum).ok().flatten()))
+    }
 }
 
 /// A column of numbers, NULL where there is none; what stands there then is 0.

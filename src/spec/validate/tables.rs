@@ -6,7 +6,7 @@ use crate::spec::job::*;
 use crate::spec::node::{Key, Pos};
 use crate::spec::paths::{Root, url_below};
 use crate::spec::problems::Problems;
-use crate::spec::raw::{RawChecks, RawRange, RawTable};
+use crate::spec::raw::{RawBounds, RawChecks, RawTable};
 use crate::spec::read::{At, Keyed, OneOrMany};
 use crate::spec::values::{Literal, is_column_name, is_name};
 
@@ -198,23 +198,40 @@ fn many(columns: &Option<At<OneOrMany<String>>>) -> &[At<String>] {
     columns.as_ref().and_then(At::get).map(|columns| columns.0.as_slice()).unwrap_or_default()
 }
 
-fn range_check(table: &Table, column: &Key, range: &At<RawRange>, problems: &mut Problems) -> Option<CheckRule> {
-    if let Some(column_type) = table.column_named(&column.name, column.pos, problems) {
-        use ColumnType::{Float32, Float64, Int8, Int16, Int32, Int64};
-        let good = matches!(column_type, Int8 | Int16 | Int32 | Int64 | Float32 | Float64);
+fn range_check(table: &Table, column: &Key, range: &At<RawBounds>, problems: &mut Problems) -> Option<CheckRule> {
+    let column_type = table.column_named(&column.name, column.pos, problems);
+    if let Some(column_type) = column_type {
+        let good = !matches!(column_type, ColumnType::Bool | ColumnType::Utf8);
         let message = format!("a column of type `{}` has no `range`", column_type.name());
-        problems.require(good, column.pos, message, "a range bounds numbers; for text use `accepted_values`");
+        let hint = "a range bounds numbers, dates and timestamps; for text use `accepted_values`";
+        problems.require(good, column.pos, message, hint);
     }
     let raw = range.get()?;
-    let bound = |bound: &Option<At<f64>>| bound.as_ref().and_then(At::get).copied();
-    let (min, max) = (bound(&raw.min), bound(&raw.max));
+    let (min, max) = [&raw.min, &raw.max].map(|bound| fitting_bound(bound.as_ref()?, column_type, problems)).into();
     if raw.min.is_none() && raw.max.is_none() {
         problems.add(range.pos, "the range has no bounds", "write `{min: 0}`, `{max: 1e6}` or both");
     }
     if let (Some(min), Some(max)) = (min, max) {
-        problems.require(min <= max, range.pos, format!("no number lies between `{min}` and `{max}`"), "swap them");
+        let what = if matches!(min, Bound::Day(_)) { "day" } else { "number" };
+        problems.require(min <= max, range.pos, format!("no {what} lies between `{min}` and `{max}`"), "swap them");
     }
     Some(CheckRule::Range { column: column.name.clone(), min, max })
+}
+
+/// A bound that is of its column's kind.
+fn fitting_bound(bound: &At<Bound>, column_type: Option<ColumnType>, problems: &mut Problems) -> Option<Bound> {
+    let found = *bound.get()?;
+    let column_type = column_type?;
+    let of_time = matches!(column_type, ColumnType::Date | ColumnType::Timestamp);
+    // Of a column that has no range at all that was said.
+    let has_none = matches!(column_type, ColumnType::Bool | ColumnType::Utf8);
+    let (good, rule) = match found {
+        Bound::Day(_) => (of_time || has_none, "write a number"),
+        Bound::Number(_) => (!of_time, "write a date: `2000-01-31`"),
+    };
+    let message = format!("`{found}` is no bound of a column of type `{}`", column_type.name());
+    problems.require(good, bound.pos, message, rule);
+    good.then_some(found)
 }
 
 fn accepted_check(

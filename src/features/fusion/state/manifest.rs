@@ -10,7 +10,7 @@ use crate::lake::{PutOutcome, Store};
 use crate::{Error, Result};
 
 /// The format of states and manifests. States of another one are not read.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 const FOLDER: &str = "manifests";
 
 /// Every state of a job.
