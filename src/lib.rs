@@ -36,6 +36,7 @@ pub mod features;
 pub mod hash;
 pub mod lake;
 pub mod ledger;
+pub mod local_time;
 #[cfg(feature = "torch")]
 pub mod model;
 pub mod panics;

@@ -38,7 +38,7 @@ pub(super) fn run(args: &CheckArgs, global: &GlobalArgs, printer: &Printer) -> R
     }
     if printer.json() {
         printer.data_json(&report)?;
-    } else {
+    } else if !global.quiet {
         printer.data(report.to_string());
     }
     report.alerts.iter().for_each(|alert| printer.warn(alert));

@@ -113,7 +113,7 @@ impl GlobalArgs {
     fn engine(&self) -> Result<EngineOptions> {
         let mut options = EngineOptions::default();
         if let Some(size) = &self.memory_limit {
-            options.memory_limit = Some(parse_bytes(size)?);
+            options.memory_limit = Some(memory_limit(size)?);
         }
         if let Some(threads) = self.threads {
             options.threads = usize::from(threads);
@@ -125,6 +125,23 @@ impl GlobalArgs {
     fn device(&self) -> Result<DeviceChoice> {
         self.device.parse()
     }
+}
+
+/// The least memory that queries do something useful with.
+const MIN_MEMORY: usize = 16 << 20;
+
+/// Reads `--memory-limit`; a number without a unit is most likely one whose unit was forgotten.
+fn memory_limit(size: &str) -> Result<usize> {
+    let bytes = parse_bytes(size).map_err(|e| e.context("`--memory-limit` cannot be used"))?;
+    if bytes >= MIN_MEMORY {
+        return Ok(bytes);
+    }
+    let number = size.trim();
+    let hint = match number.chars().all(|c| c.is_ascii_digit() || c == '.') && !number.is_empty() {
+        true => format!("did you mean `{number}GiB`? `16MiB` is the least"),
+        false => "`16MiB` is the least; `4GiB` is usual".to_owned(),
+    };
+    Err(Error::user(format!("`--memory-limit {number}` is {bytes} bytes: no query runs in so few")).hint(hint))
 }
 
 /// Which job.

@@ -8,9 +8,10 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
 use datafusion::catalog::{MemoryCatalogProviderList, TableProvider};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{DFSchemaRef, DataFusionError, SchemaError};
+use datafusion::common::{DFSchemaRef, DataFusionError, SchemaError, TableReference};
 use datafusion::execution::SessionStateBuilder;
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Expr, LogicalPlan};
@@ -27,14 +28,17 @@ use datafusion::sql::sqlparser::tokenizer::Location;
 
 use super::checked::checked_plan;
 use super::definition::{Definition, Kind, lower_first};
-use super::{approximate, extremes, gap, moments, refuse};
+use super::letter_case::{Capitals, as_written};
+use super::{approximate, extremes, gap, local_time, moments, refuse};
 use crate::error::Problem;
-use crate::spec::nearest::{listed, nearest};
+use crate::local_time::{is_utc, zone_name};
+use crate::spec::nearest::{listed, nearest, nearest_name};
 use crate::{Error, Result};
 
 /// The context in which the files of one job are planned.
 pub(super) struct Bench {
     context: SessionContext,
+    timezone: Tz,
 }
 
 impl Bench {
@@ -45,11 +49,13 @@ impl Bench {
         let mut config = state.config().clone().with_create_default_catalog_and_schema(true);
         config.options_mut().sql_parser.collect_spans = true;
         config.options_mut().optimizer.prefer_hash_join = false;
-        let state = SessionStateBuilder::new_from_existing(state)
+        let timezone = local_time::zone_of(context);
+        let mut state = SessionStateBuilder::new_from_existing(state)
             .with_config(config)
             .with_catalog_list(Arc::new(MemoryCatalogProviderList::new()))
             .build();
-        let bench = Bench { context: SessionContext::new_with_state(state) };
+        local_time::register(&mut state, timezone)?;
+        let bench = Bench { context: SessionContext::new_with_state(state), timezone };
         approximate::register(&bench.context);
         moments::register(&bench.context);
         extremes::register(&bench.context);
@@ -82,6 +88,11 @@ impl Bench {
         &self.context
     }
 
+    /// The time zone on whose clock its queries run.
+    pub(super) fn timezone(&self) -> Tz {
+        self.timezone
+    }
+
     /// A plan as something that can be built upon and run.
     pub(super) fn frame(&self, plan: LogicalPlan) -> DataFrame {
         DataFrame::new(self.context.state(), plan)
@@ -95,10 +106,16 @@ impl Bench {
     ) -> Result<LogicalPlan, Vec<Problem>> {
         self.tables_exist(definition)?;
         let mut query = definition.query.clone();
-        bind(&mut query, as_of);
+        self.capitals(definition).await.quote(&mut query, &definition.key);
+        bind(&mut query, as_of, self.timezone);
+        local_time::localize(&mut query, self.timezone);
         approximate::made_exact(&mut query);
         match self.try_plan(&query).await {
-            Ok(plan) => only_steady(definition, &plan).map(|()| plan),
+            Ok(plan) => {
+                only_steady(definition, &plan)?;
+                self.on_the_clock(definition, &plan)?;
+                Ok(plan)
+            }
             Err(error) => Err(self.blame(definition, &query, error).await),
         }
     }
@@ -110,6 +127,31 @@ impl Bench {
         let plan = checked_plan(state.statement_to_plan(statement).await?)?;
         state.optimize(&plan)?;
         Ok(plan)
+    }
+
+    /// The columns with capitals of the tables that a file reads.
+    async fn capitals(&self, definition: &Definition) -> Capitals {
+        let mut columns = Vec::new();
+        for (name, _) in &definition.tables {
+            if let Ok(table) = self.context.table_provider(TableReference::bare(name.as_str())).await {
+                columns.extend(table.schema().fields().iter().map(|field| field.name().clone()));
+            }
+        }
+        Capitals::among(columns.iter().map(String::as_str))
+    }
+
+    /// Refuses what would read times by the hours of UTC where the job has another clock.
+    fn on_the_clock(&self, definition: &Definition, plan: &LogicalPlan) -> Result<(), Vec<Problem>> {
+        if is_utc(self.timezone) {
+            return Ok(());
+        }
+        let state = self.context.state();
+        let analyzed = state.analyzer().execute_and_check(plan.clone(), state.config_options(), |_, _| {});
+        match analyzed.and_then(|plan| local_time::refuse_naive(&plan)) {
+            Ok(None) => Ok(()),
+            Ok(Some(problem)) => Err(vec![problem.at(definition.place(definition.begin))]),
+            Err(error) => Err(vec![problem(definition, &error, definition.begin)]),
+        }
     }
 
     fn tables_exist(&self, definition: &Definition) -> Result<(), Vec<Problem>> {
@@ -170,8 +212,9 @@ pub(super) fn physical(
 }
 
 /// Replaces `$as_of` by its value.
-fn bind(query: &mut Query, as_of: DateTime<Utc>) {
-    let text = format!("arrow_cast({}, 'Timestamp(Microsecond, Some(\"UTC\"))')", as_of.timestamp_micros());
+fn bind(query: &mut Query, as_of: DateTime<Utc>, timezone: Tz) {
+    let (micros, zone) = (as_of.timestamp_micros(), zone_name(timezone));
+    let text = format!("arrow_cast({micros}, 'Timestamp(Microsecond, Some(\"{zone}\"))')");
     let Ok(value) = Parser::new(&GenericDialect {}).try_with_sql(&text).and_then(|mut p| p.parse_expr()) else {
         return;
     };
@@ -224,8 +267,8 @@ fn schema_problem(error: &SchemaError) -> Problem {
         SchemaError::FieldNotFound { field, valid_fields } => {
             let names: Vec<&str> = valid_fields.iter().map(|c| c.name()).collect();
             let problem = Problem::new(format!("there is no column `{}`", field.name()));
-            match nearest(field.name(), names.iter().copied()) {
-                Some(hint) => problem.hint(hint),
+            match nearest_name(field.name(), names.iter().copied()) {
+                Some(name) => problem.hint(format!("did you mean `{}`?", as_written(name))),
                 None if names.is_empty() => problem,
                 None => problem.hint(format!("there are {}", listed(names, "and"))),
             }

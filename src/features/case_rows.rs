@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, StringArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray,
+};
 use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
 use arrow::util::display::FormatOptions;
@@ -11,6 +13,7 @@ use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::Value;
 
 use crate::Result;
+use crate::local_time::{LocalClock, parse_instant};
 
 /// A row as it was written: its cells in their order.
 #[derive(Debug, Default)]
@@ -80,6 +83,18 @@ pub(super) fn array_of(cells: &[Option<&Value>], to: &DataType) -> Result<ArrayR
                 Some(value) => value.as_f64().map(Some).ok_or_else(|| wrong(row, value)),
             };
             Arc::new(cells().map(value).collect::<Result<Float64Array, _>>()?)
+        }
+        DataType::Timestamp(_, Some(zone)) => {
+            let clock = LocalClock::of(zone.parse().unwrap_or(chrono_tz::UTC));
+            let value = |(row, cell): (usize, Option<&Value>)| match cell {
+                None => Ok(None),
+                Some(Value::String(text)) => {
+                    parse_instant(text, &clock).map(Some).ok_or_else(|| wrong(row, cell.unwrap_or(&Value::Null)))
+                }
+                Some(other) => Err(wrong(row, other)),
+            };
+            let instants: TimestampMicrosecondArray = cells().map(value).collect::<Result<_, _>>()?;
+            Arc::new(instants.with_timezone("UTC"))
         }
         _ => {
             let value = |(row, cell): (usize, Option<&Value>)| match cell {

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema};
 use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::TryStreamExt;
 use serde::Deserialize;
@@ -32,6 +33,7 @@ use super::matrix::named;
 use super::prepare;
 use super::set::FeatureSet;
 use crate::error::{Place, Problem};
+use crate::local_time::zone_name;
 use crate::spec::nearest::{listed, nearest};
 use crate::spec::{EntitySource, JobSpec, TableSpec};
 use crate::{AsOf, Error, Result};
@@ -189,7 +191,7 @@ enum Subject<'a> {
 
 impl Job {
     async fn run(&self, file: &str, stem: &str, case: &Case) -> Result<Vec<String>> {
-        let zone = match &case.timezone {
+        let zone: Tz = match &case.timezone {
             Some(name) => name.value.parse().map_err(|_| {
                 Error::user(format!("`{}` is not a time zone", name.value))
                     .at(at(file, name))
@@ -203,7 +205,7 @@ impl Job {
             Subject::Label(label) => as_of.plus_days(u64::from(label.header.horizon.map_or(0, |(days, _)| days))),
             _ => as_of,
         };
-        let context = self.tables_of(file, case, until.instant())?;
+        let context = self.tables_of(file, case, zone, until.instant())?;
         let batches = match subject {
             Subject::Feature(definition) => self.feature(definition, &context, case, as_of).await?,
             Subject::Label(definition) => {
@@ -264,7 +266,7 @@ impl Job {
     }
 
     /// The given rows as tables that show what is visible before `until`.
-    fn tables_of(&self, file: &str, case: &Case, until: DateTime<Utc>) -> Result<SessionContext> {
+    fn tables_of(&self, file: &str, case: &Case, zone: Tz, until: DateTime<Utc>) -> Result<SessionContext> {
         let names = || self.tables.iter().map(|t| t.name.as_str());
         let mut problems = Vec::new();
         for (name, rows) in &case.given {
@@ -277,15 +279,18 @@ impl Job {
                 });
             }
         }
-        let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
+        let mut config = SessionConfig::new().with_target_partitions(1);
+        config.options_mut().execution.time_zone = Some(zone_name(zone).to_owned());
+        let context = SessionContext::new_with_config(config);
         for table in &self.tables {
+            let table = &TableSpec { timezone: zone, ..table.clone() };
             let rows = case.given.get(&table.name).map_or(&[][..], Vec::as_slice);
             match batch(file, table, rows) {
                 Ok(batch) => {
                     let mut frame = context.read_batch(batch)?;
                     for time in table.event_time.iter().chain(&table.known_at) {
                         let data_type = frame.schema().field_with_unqualified_name(time)?.data_type().clone();
-                        if let Some(bound) = prepare::bound_at(until, &data_type) {
+                        if let Some(bound) = prepare::bound_at(until, &data_type, zone) {
                             frame = frame.filter(named(time).lt(datafusion::logical_expr::lit(bound)))?;
                         }
                     }
@@ -326,7 +331,7 @@ impl Job {
         let key = set.entity.key.clone();
         let spec = self.tables.iter().find(|t| t.name == *table);
         let column = spec.and_then(|t| t.columns.iter().find(|c| c.name == key));
-        let data_type = column.map_or(DataType::Int64, |c| c.column_type.arrow());
+        let data_type = column.map_or(DataType::Int64, |c| c.column_type.arrow(self.timezone));
         let mut keys: Vec<Value> = Vec::new();
         for row in &case.expect {
             if let Some(value) = row.value.get(&key)
@@ -419,9 +424,9 @@ fn batch(file: &str, table: &TableSpec, rows: &[Spanned<Row>]) -> Result<RecordB
     let (mut fields, mut arrays) = (Vec::new(), Vec::new());
     for (name, column_type) in &columns {
         let cells: Vec<Option<&Value>> = rows.iter().map(|row| row.value.get(name)).collect();
-        match array_of(&cells, &column_type.arrow()) {
+        match array_of(&cells, &column_type.arrow(table.timezone)) {
             Ok(array) => {
-                fields.push(Field::new(name, column_type.arrow(), true));
+                fields.push(Field::new(name, column_type.arrow(table.timezone), true));
                 arrays.push(array);
             }
             Err((row, what)) => {

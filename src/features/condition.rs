@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray, BooleanArray};
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::record_batch::RecordBatch;
+use chrono_tz::Tz;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, DFSchemaRef, ScalarValue, SchemaError};
 use datafusion::error::DataFusionError;
@@ -18,6 +19,7 @@ use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_plan::PhysicalExpr;
 
 use super::checked::checked;
+use super::local_time;
 use crate::Result;
 use crate::error::Problem;
 use crate::spec::nearest;
@@ -64,13 +66,25 @@ impl Condition {
 pub struct ConditionParser {
     state: SessionState,
     schema: DFSchemaRef,
+    timezone: Tz,
 }
 
 impl ConditionParser {
-    /// A parser for conditions over these columns.
+    /// A parser for conditions over these columns; dates and times are on the clock of their time zone.
     pub fn new(columns: &SchemaRef) -> Result<Self> {
+        let timezone = local_time::zone_of_columns(columns);
         let schema = DFSchema::try_from(Arc::clone(columns))?.into();
-        Ok(ConditionParser { state: SessionStateBuilder::new().with_default_features().build(), schema })
+        let mut state = SessionStateBuilder::new().with_default_features().build();
+        local_time::register(&mut state, timezone)?;
+        Ok(ConditionParser { state, schema, timezone })
+    }
+
+    /// What a text says, planned.
+    fn planned(&self, text: &str) -> Result<Expr, DataFusionError> {
+        let dialect = self.state.config_options().sql_parser.dialect;
+        let mut parsed = self.state.sql_to_expr_with_alias(text, &dialect)?;
+        local_time::localize(&mut parsed.expr, self.timezone);
+        self.state.create_logical_expr_from_sql_expr(parsed, &self.schema)
     }
 
     /// A condition, or what is wrong with it; where it stands is for the caller to say.
@@ -82,13 +96,16 @@ impl ConditionParser {
                 None => Problem::new(what).hint("`tenure features docs` lists the columns"),
             }
         };
-        let expr = self.state.create_logical_expr(text, &self.schema).map_err(|error| plain(&error))?;
+        let expr = self.planned(text).map_err(|error| plain(&error))?;
         if let Some((what, hint)) = refusal(&expr) {
             return Err(Problem::new(what).hint(hint));
         }
         let simplifier = ExprSimplifier::new(SimplifyContext::builder().with_schema(self.schema.clone()).build());
         let expr = checked(expr, &self.schema).map_err(|e| plain(&e))?;
         let coerced = simplifier.coerce(expr.clone(), &self.schema).map_err(|e| plain(&e))?;
+        if let Some(problem) = local_time::naive_part(&coerced, &self.schema).map_err(|e| plain(&e))? {
+            return Err(problem);
+        }
         let data_type = coerced.get_type(&self.schema).map_err(|e| plain(&e))?;
         if !matches!(data_type, DataType::Boolean | DataType::Null) {
             return Err(Problem::new(format!("`{text}` is no condition but a value of type {data_type}"))

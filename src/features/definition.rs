@@ -73,6 +73,8 @@ pub(super) struct Definition {
     pub tables: Vec<(String, Location)>,
     /// Where the SELECT begins.
     pub begin: Location,
+    /// The job's key column.
+    pub key: String,
 }
 
 impl Definition {
@@ -128,10 +130,23 @@ impl Definition {
             items: Vec::new(),
             tables,
             begin,
+            key: key.to_owned(),
         };
-        definition.items = items(&definition, &tokens, problems);
+        definition.items = items(&definition, key, &tokens, problems);
+        definition.event_time_is_an_item();
         refuse::check(&definition, key, problems);
         Some(definition)
+    }
+
+    /// Takes the capitals out of an `@event_time` that is an item but for them.
+    fn event_time_is_an_item(&mut self) {
+        let Some((name, _)) = &mut self.header.event_time else { return };
+        let same = |item: &&Item| item.name.eq_ignore_ascii_case(name);
+        if !self.items.iter().any(|item| item.name == *name)
+            && let Some(item) = self.items.iter().find(same)
+        {
+            *name = item.name.clone();
+        }
     }
 
     /// A position as a place in this file.
@@ -276,7 +291,7 @@ pub(super) fn lower_first(text: &str) -> String {
     }
 }
 
-fn items(definition: &Definition, tokens: &[TokenWithSpan], problems: &mut Vec<Problem>) -> Vec<Item> {
+fn items(definition: &Definition, key: &str, tokens: &[TokenWithSpan], problems: &mut Vec<Problem>) -> Vec<Item> {
     let Some(select) = definition.select() else { return Vec::new() };
     let mut items = Vec::new();
     for item in &select.projection {
@@ -303,10 +318,14 @@ fn items(definition: &Definition, tokens: &[TokenWithSpan], problems: &mut Vec<P
             problems.push(Problem::new(what).at(definition.place(at)).hint(hint));
             continue;
         };
-        let name = normalized(ident);
+        let mut name = normalized(ident);
+        let is_key = name == key || (ident.quote_style.is_none() && name.eq_ignore_ascii_case(key));
+        if is_key {
+            key.clone_into(&mut name);
+        }
         let name_at = ident.span.start;
         let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
-        if !plain {
+        if !plain && !is_key {
             problems.push(
                 Problem::new(format!("`{name}` is not a plain column name"))
                     .at(definition.place(name_at))

@@ -191,7 +191,7 @@ fn joined(bench: &Bench, key: &str, parts: Vec<Part>) -> Result<Option<DataFrame
                 (right.select(select.collect::<Vec<_>>())?, part.columns)
             }
             Some((left, mut columns)) => {
-                let both = left.join(right, JoinType::Full, &[key], &[right_key.as_str()], None)?;
+                let both = left.join_on(right, JoinType::Full, [named(key).eq(named(&right_key))])?;
                 let either = vec![named(key), named(&right_key)];
                 let mut select = vec![datafusion::functions::core::expr_fn::coalesce(either).alias(key)];
                 for column in &columns {

@@ -23,6 +23,8 @@ mod fusion;
 mod gap;
 mod header;
 mod labels;
+mod letter_case;
+mod local_time;
 mod matrix;
 mod moments;
 mod not_finite;

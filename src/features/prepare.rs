@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema};
 use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, ScalarValue};
 use datafusion::datasource::empty::EmptyTable;
@@ -213,22 +214,21 @@ pub(super) async fn view(
         return Err(vec![problem.at(definition.place(*at)).hint("name a column of the select list")]);
     };
     let column = Expr::Column(Column::new(qualifier.cloned(), field.name()));
-    let Some(bound) = bound_at(until, field.data_type()) else {
+    let Some(bound) = bound_at(until, field.data_type(), bench.timezone()) else {
         let problem = Problem::new(format!("the event time `{name}` is neither a timestamp nor a date"));
         return Err(vec![problem.at(definition.place(*at))]);
     };
     LogicalPlanBuilder::from(plan).filter(column.lt(lit(bound))).and_then(LogicalPlanBuilder::build).map_err(engine)
 }
 
-/// An instant in the type of an event time; a date is visible from its midnight in UTC on.
-pub(super) fn bound_at(until: DateTime<Utc>, data_type: &DataType) -> Option<ScalarValue> {
+/// An instant in the type of an event time; a date is visible from its midnight in this time zone on.
+pub(super) fn bound_at(until: DateTime<Utc>, data_type: &DataType, timezone: Tz) -> Option<ScalarValue> {
     match data_type {
         DataType::Date32 | DataType::Date64 => {
             // A day that has begun before `until` has happened: the bound is rounded up to the next day.
-            let day = until.date_naive();
-            let begun = until.time() != chrono::NaiveTime::MIN;
-            let day = if begun { day.succ_opt().unwrap_or(day) } else { day };
-            time_literal(AsOf::new(day, chrono_tz::UTC), data_type)
+            let day = AsOf::new(until.with_timezone(&timezone).date_naive(), timezone);
+            let day = if day.instant() < until { day.plus_days(1) } else { day };
+            time_literal(day, data_type)
         }
         DataType::Timestamp(_, zone) => {
             ScalarValue::TimestampMicrosecond(Some(until.timestamp_micros()), zone.clone()).cast_to(data_type).ok()

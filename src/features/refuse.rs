@@ -9,6 +9,7 @@ use datafusion::sql::sqlparser::ast::{
 use datafusion::sql::sqlparser::tokenizer::Location;
 
 use super::definition::{Definition, Kind, is_plain_table, normalized};
+use super::letter_case::as_written;
 use crate::error::Problem;
 
 /// The one parameter.
@@ -178,7 +179,7 @@ fn columns_fit(definition: &Definition, key: &str, refuse: &mut Refuse) {
     }
     let needs_key = !matches!(definition.kind, Kind::View | Kind::Derived) && !definition.items.is_empty();
     if needs_key && !definition.items.iter().any(|i| i.name == key) {
-        let hint = format!("the first column is the job's key: `SELECT {key}, …`");
+        let hint = format!("the first column is the job's key: `SELECT {}, …`", as_written(key));
         refuse(format!("the key column `{key}` is missing in the select list"), definition.begin, &hint);
     }
 }
@@ -206,8 +207,8 @@ fn one_aggregate(definition: &Definition, key: &str, refuse: &mut Refuse) {
                 _ => None,
             });
             if let (Some(selected), Some(grouped)) = (selected, bare_name(&by[0]))
-                && selected != grouped
-                && grouped != key
+                && !selected.eq_ignore_ascii_case(&grouped)
+                && !grouped.eq_ignore_ascii_case(key)
             {
                 refuse(
                     format!("this groups by `{grouped}`, not by the key column `{key}`"),

@@ -1,4 +1,4 @@
-//! The types of the matrix: Bool, Int64, Float64, Utf8, Date32 and Timestamp(µs, UTC).
+//! The types of the matrix: Bool, Int64, Float64, Utf8, Date32 and Timestamp(µs) in the job's time zone.
 
 use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::logical_expr::{Expr, cast};
@@ -16,7 +16,9 @@ pub(super) fn matrix_type(from: &DataType) -> Result<DataType, Problem> {
         t if t.is_floating() || t.is_decimal() => DataType::Float64,
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
         DataType::Date32 | DataType::Date64 => DataType::Date32,
-        DataType::Timestamp(..) => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+        DataType::Timestamp(_, zone) => {
+            DataType::Timestamp(TimeUnit::Microsecond, Some(zone.clone().unwrap_or_else(|| "UTC".into())))
+        }
         DataType::Dictionary(_, value) => return matrix_type(value),
         DataType::Null => {
             return Err(Problem::new("this column is always NULL and has no type").hint("`CAST(NULL AS DOUBLE)`"));

@@ -9,6 +9,7 @@ use datafusion::prelude::{Expr, ident, lit};
 use super::point_in_time::{column_type, days};
 use crate::AsOf;
 use crate::error::{Place, Problem};
+use crate::local_time::zone_name;
 use crate::spec::{Bound, CheckRule, CheckSpec, ColumnType, OnFail, TableSpec};
 
 /// A check of single rows.
@@ -135,7 +136,8 @@ impl Checks {
             }
             CheckRule::Accepted { column, values } => {
                 let (name, declared) = declared(table, column)?;
-                let accepted = values.iter().map(|value| literal(column, declared, value));
+                let accepted =
+                    values.iter().map(|value| literal(column, declared.arrow(table.timezone), declared, value));
                 let broken = ident(column).in_list(accepted.collect::<Result<_, _>>()?, true);
                 (name, broken, Said::NotAmong(values.join(", ")))
             }
@@ -207,7 +209,7 @@ fn outside(
         ColumnType::Timestamp => {
             let instant = |day: AsOf| {
                 let micros = day.instant().timestamp_micros();
-                lit(ScalarValue::TimestampMicrosecond(Some(micros), Some("UTC".into())))
+                lit(ScalarValue::TimestampMicrosecond(Some(micros), Some(zone_name(timezone).into())))
             };
             let below = min.map(day).transpose()?.map(|min| value().lt(instant(min)));
             let above = max.map(day).transpose()?.map(|max| value().gt_eq(instant(max.plus_days(1))));
@@ -226,8 +228,7 @@ fn bounds(min: Option<Bound>, max: Option<Bound>) -> String {
     format!("{}..{}", text(min), text(max))
 }
 
-fn literal(column: &str, declared: ColumnType, value: &str) -> Result<Expr, Problem> {
-    let arrow: DataType = declared.arrow();
+fn literal(column: &str, arrow: DataType, declared: ColumnType, value: &str) -> Result<Expr, Problem> {
     match ScalarValue::try_from_string(value.to_owned(), &arrow) {
         Ok(value) => Ok(lit(value)),
         Err(_) => Err(Problem::new(format!("`{value}` is no {} and `{column}` is one", declared.name()))),

@@ -26,6 +26,7 @@ use parquet::file::metadata::{PageIndexPolicy, ParquetMetaDataPushDecoder};
 use tokio::sync::OnceCell;
 use url::Url;
 
+use super::naive_times;
 use super::point_in_time::{days, last_date};
 use super::store::{self, Store};
 use super::tables::{self, Differences};
@@ -69,6 +70,8 @@ pub(super) struct Opened {
     pub rows: Option<usize>,
     /// The names in the header line of a CSV file.
     pub header: Arc<Vec<String>>,
+    /// The columns of a Parquet file that are times without a zone.
+    pub naive: Arc<Vec<String>>,
 }
 
 /// Where a table's files are, and what is known of them.
@@ -203,7 +206,7 @@ impl TableFiles {
                     .at(table.place.clone())
                     .hint(format!("move it to where its `{name}` says, or take `{name}` out of `partition_by`"))
             })?;
-            let arrow = column_type.arrow();
+            let arrow = column_type.arrow(table.timezone);
             if text == HIVE_NULL {
                 return Ok(ScalarValue::try_from(&arrow)?);
             }
@@ -253,7 +256,8 @@ impl TableFiles {
         for (file, (schema, rows)) in read {
             differences.look(table, &self.url_of(&file.meta.location), &schema);
             let header = Arc::new(schema.fields().iter().map(|f| f.name().clone()).collect());
-            opened.insert(file.meta.location.clone(), Opened { rows, header });
+            let naive = Arc::new(naive_times::columns_of(&schema).map(str::to_owned).collect());
+            opened.insert(file.meta.location.clone(), Opened { rows, header, naive });
         }
         let problems = differences.problems(table);
         if !problems.is_empty() {

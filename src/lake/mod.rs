@@ -11,6 +11,7 @@ mod files;
 mod finds;
 mod local;
 mod matrix_file;
+mod naive_times;
 mod objects;
 mod online;
 mod point_in_time;
@@ -113,7 +114,8 @@ impl Lake {
             let files = TableFiles::new(spec, &store)?;
             runtime.register_object_store(files.store_url.as_ref(), store.inner());
             stores.insert(bucket, store);
-            tables.push(Table { spec: Arc::new(spec.clone()), checks: Arc::new(checks), files: Arc::new(files) });
+            let spec = TableSpec { timezone, ..spec.clone() };
+            tables.push(Table { spec: Arc::new(spec), checks: Arc::new(checks), files: Arc::new(files) });
         }
         Error::all(problems)?;
         let (nights, unrepeated) = (Mutex::default(), Mutex::default());
@@ -129,7 +131,7 @@ impl Lake {
     /// A session in which the tables are as they were at `at`. Every file's schema is compared with the declaration here,
     /// and the `unique` checks run here; the other checks run within the queries.
     pub async fn session(&self, at: Visibility) -> Result<SessionContext> {
-        let context = session::context_in(&self.options, Arc::clone(&self.runtime));
+        let context = session::context_in(&self.options, self.timezone, Arc::clone(&self.runtime));
         self.register(&context, at).await?;
         Ok(context)
     }

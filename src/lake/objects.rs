@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use arrow::array::Array;
 use arrow::datatypes::DataType;
-use chrono::{TimeZone, Utc};
 use chrono_tz::Tz;
 use datafusion::catalog::TableProvider;
 use datafusion::common::ScalarValue;
@@ -19,6 +19,7 @@ use super::checks::Checks;
 use super::files::{DataFile, FOOTERS_IN_FLIGHT, InputObject};
 use super::point_in_time::{column_type, days};
 use super::provider::LakeTable;
+use crate::local_time::{LocalClock, OnError, instants, is_utc};
 use crate::spec::{CheckRule, CheckSpec, ColumnType, Format, OnFail, TableSpec};
 use crate::{Error, Result, hash};
 
@@ -122,18 +123,16 @@ impl TableObjects {
     /// The days between two times; `None` where they are no times.
     fn days_of(&self, column: &str, least: &ScalarValue, most: &ScalarValue) -> Option<ObjectDays> {
         let declared = column_type(&self.0.spec, column)?;
+        let (written, clock) = (LocalClock::of(self.0.spec.naive_zone()), LocalClock::of(self.0.timezone));
         let day = |value: &ScalarValue| match declared {
             ColumnType::Date => match value.cast_to(&DataType::Date32).ok()? {
                 ScalarValue::Date32(day) => day,
                 _ => None,
             },
-            _ => match value.cast_to(&declared.arrow()).ok()? {
-                ScalarValue::TimestampMicrosecond(micros, _) => {
-                    let instant = Utc.timestamp_micros(micros?).single()?;
-                    Some(days(instant.with_timezone(&self.0.timezone).date_naive()))
-                }
-                _ => None,
-            },
+            _ => {
+                let found = instants(&value.to_array().ok()?, &written, 1, OnError::Null).ok()?;
+                found.is_valid(0).then(|| clock.day(found.value(0)) as i32)
+            }
         };
         Some(Some(day(least)?..=day(most)?))
     }
@@ -151,7 +150,9 @@ pub(super) fn identity(spec: &TableSpec, checks: &Checks, timezone: Tz) -> Strin
     let columns: Vec<_> = spec.columns.iter().map(|c| format!("{} {}", c.name, c.column_type.name())).collect();
     let good = checks.good().map(|good| good.to_string());
     let identity = (spec.url.as_str(), columns, &spec.partition_by, &spec.event_time, good, timezone.name());
-    hash::of_bytes(format!("{identity:?}"))
+    // A clock other than UTC has a say in what SQL makes of a time, and in what a time without a zone is.
+    let clock = (!is_utc(timezone)).then(|| format!("local times, {:?}", spec.naive_times)).unwrap_or_default();
+    hash::of_bytes(format!("{identity:?}{clock}"))
 }
 
 /// Why what a file of a table says today may not be what it says tomorrow, where that is so.

@@ -1,17 +1,22 @@
 //! What `check --online` finds: stores that answer, tables that are there and as declared, loads that have run.
 
+use std::collections::BTreeSet;
+
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{DataType, Date32Type, TimestampMicrosecondType};
 use datafusion::functions_aggregate::expr_fn::max;
 use datafusion::prelude::{SessionContext, ident};
 
 use super::checks::in_words;
-use super::files::extension;
+use super::files::{DataFile, extension};
+use super::naive_times;
 use super::provider::LakeTable;
 use super::report::{is_stale, stale_problem};
+use super::tables::file_columns;
 use super::{Lake, Table, Visibility, session};
 use crate::error::{Class, Problem};
-use crate::spec::{CheckRule, OnFail};
+use crate::spec::nearest::listed;
+use crate::spec::{CheckRule, ColumnType, Format, NaiveTimes, OnFail};
 use crate::{AsOf, Error, Result};
 
 /// What a look at the lake finds.
@@ -22,16 +27,18 @@ pub struct OnlineReport {
     pub problems: Vec<Problem>,
     /// Stale tables that only raise an alert.
     pub stale: Vec<Problem>,
+    /// What is not wrong but good to know: on which clock times without a zone are read.
+    pub notes: Vec<String>,
 }
 
 impl Lake {
     /// Looks at every table as a run at `as_of` would find it. A store that cannot be reached is an error, for it says
     /// nothing about the job.
     pub async fn look(&self, as_of: AsOf) -> Result<OnlineReport> {
-        let context = session::context_in(&self.options, std::sync::Arc::clone(&self.runtime));
+        let context = session::context_in(&self.options, self.timezone, std::sync::Arc::clone(&self.runtime));
         let mut report = OnlineReport::default();
         for table in &self.tables {
-            match self.look_at(&context, table, as_of, &mut report.stale).await {
+            match self.look_at(&context, table, as_of, &mut report.stale, &mut report.notes).await {
                 Ok(found) => report.problems.extend(found),
                 Err(error) if error.class() == Class::User => report.problems.extend(error.into_problems()),
                 Err(error) => return Err(error),
@@ -46,6 +53,7 @@ impl Lake {
         table: &Table,
         as_of: AsOf,
         alerts: &mut Vec<Problem>,
+        notes: &mut Vec<String>,
     ) -> Result<Vec<Problem>> {
         let spec = &table.spec;
         let files = table.files.all(spec).await?;
@@ -58,6 +66,7 @@ impl Lake {
         if !problems.is_empty() {
             return Ok(problems);
         }
+        notes.extend(naive_note(table, files));
         let mut failed = Vec::new();
         for check in &spec.checks {
             if let CheckRule::FreshWithin(limit) = check.rule {
@@ -96,4 +105,42 @@ impl Lake {
         });
         Ok(value.and_then(|value| self.instant(&table.spec, value)))
     }
+}
+
+/// Says on which clock a table's times without a zone are read, where that is not the same for any.
+fn naive_note(table: &Table, files: &[DataFile]) -> Option<String> {
+    let spec = &table.spec;
+    if !naive_times::matter(spec) {
+        return None;
+    }
+    let times: BTreeSet<&str> = file_columns(spec)
+        .filter(|column| column.column_type == ColumnType::Timestamp)
+        .map(|column| column.name.as_str())
+        .collect();
+    let naive: BTreeSet<String> = match spec.format {
+        Format::Csv => times.iter().map(|name| (*name).to_owned()).collect(),
+        Format::Parquet => {
+            let opened = files.iter().filter_map(|file| table.files.opened(file));
+            let columns = opened.flat_map(|opened| opened.naive.iter().cloned().collect::<Vec<_>>());
+            columns.filter(|name| times.contains(name.as_str())).collect()
+        }
+    };
+    if naive.is_empty() {
+        return None;
+    }
+    let columns = listed(naive.iter().map(String::as_str), "and");
+    let zone = spec.naive_zone();
+    let without = match spec.format {
+        Format::Csv => "texts without an offset",
+        Format::Parquet => "times without a zone",
+    };
+    let (word, other) = match spec.naive_times {
+        NaiveTimes::Job => ("job", "UTC"),
+        NaiveTimes::Utc => ("UTC", "job"),
+    };
+    Some(format!(
+        "in table `{}`, {without} in {columns} are read on the clock of `{zone}` (`naive_times: {word}`); if that is wrong, write \
+         `naive_times: {other}`",
+        spec.name
+    ))
 }

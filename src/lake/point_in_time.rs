@@ -56,7 +56,10 @@ fn known_before(table: &TableSpec, at: Visibility, timezone: Tz) -> Option<Expr>
 fn before(table: &TableSpec, column: &str, instant: DateTime<Utc>, timezone: Tz) -> Expr {
     let bound = match column_type(table, column) {
         Some(ColumnType::Date) => ScalarValue::Date32(Some(days(instant.with_timezone(&timezone).date_naive()))),
-        _ => ScalarValue::TimestampMicrosecond(Some(micros(instant)), Some("UTC".into())),
+        _ => ScalarValue::TimestampMicrosecond(
+            Some(micros(instant)),
+            Some(crate::local_time::zone_name(timezone).into()),
+        ),
     };
     ident(column).lt(lit(bound))
 }

@@ -21,6 +21,7 @@ use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr_adapter::PhysicalExprAdapterFactory;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::filter::FilterExec;
@@ -31,6 +32,7 @@ use datafusion::prelude::{Expr, ident};
 use super::check_scan::{CheckExec, Conditions, Sink};
 use super::checks::Checks;
 use super::files::{DataFile, FOOTER_BYTES, TableFiles, csv_schema};
+use super::naive_times::{self, NaiveTimes};
 use super::point_in_time::{Visibility, visible, visible_or_undated};
 use super::report::TableState;
 use super::spans::{self, InSpans};
@@ -200,14 +202,18 @@ impl LakeTable {
             }
         }
         let read = |(header, files): (Arc<Vec<String>>, Vec<&DataFile>)| {
+            let local = naive_times::matter(&self.spec);
+            let declared = if local { &naive_times::as_texts(declared) } else { declared };
             let schema = self.table_schema(&Arc::new(csv_schema(&header, declared)));
             let place = |column: &usize| schema.table_schema().index_of(self.schema.field(*column).name());
+            let wanted = self.schema.project(columns)?;
             let columns = columns.iter().map(place).collect::<Result<Vec<_>, _>>()?;
             // Texts may hold line breaks, so a file is read in one go.
             let options =
                 CsvOptions { has_header: Some(true), newlines_in_values: Some(true), ..CsvOptions::default() };
             let source = CsvSource::new(schema.clone()).with_csv_options(options);
-            self.read_files(session, Arc::new(source), files.into_iter(), columns)
+            let plan = self.read_files(session, Arc::new(source), files.into_iter(), columns)?;
+            if local { naive_times::from_texts(&self.spec, plan, &wanted) } else { Ok(plan) }
         };
         UnionExec::try_new(layouts.into_iter().map(read).collect::<FusionResult<_>>()?)
     }
@@ -243,10 +249,12 @@ impl LakeTable {
             Some(rows) => spans::groups(&parts, &rows, threads),
             None => FileGroup::new(parts).split_files(threads),
         };
+        let adapter = || Arc::new(NaiveTimes::new(&self.spec)) as Arc<dyn PhysicalExprAdapterFactory>;
         let config = FileScanConfigBuilder::new(self.files.store_url.clone(), source)
             .with_file_groups(groups)
             .with_statistics(statistics)
             .with_projection_indices(Some(columns))?
+            .with_expr_adapter(naive_times::matter(&self.spec).then(adapter))
             .build();
         Ok(DataSourceExec::from_data_source(config))
     }

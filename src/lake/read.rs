@@ -98,7 +98,7 @@ impl Lake {
 fn plain_time(table: &TableSpec, column: &str) -> Expr {
     let plain = match column_type(table, column) {
         Some(ColumnType::Date) => cast(ident(column), DataType::Int32),
-        _ => cast(cast(ident(column), ColumnType::Timestamp.arrow()), DataType::Int64),
+        _ => cast(cast(ident(column), ColumnType::Timestamp.arrow(table.timezone)), DataType::Int64),
     };
     cast(plain, DataType::Int64)
 }
@@ -151,7 +151,8 @@ pub async fn read_texts(
     let lake = Lake::open(spec, options)?;
     let everything = Visibility { until: DateTime::<Utc>::MAX_UTC, known: DateTime::<Utc>::MAX_UTC };
     // One partition keeps the rows in the order of the file.
-    let context = session::context_in(&EngineOptions { threads: 1, ..*options }, Arc::clone(&lake.runtime));
+    let context =
+        session::context_in(&EngineOptions { threads: 1, ..*options }, lake.timezone, Arc::clone(&lake.runtime));
     lake.register(&context, everything).await?;
     let rows = context.table(tables::reference(table)).await?.select(vec![ident(text), ident(label)])?;
     let (mut texts, mut labels) = (Vec::new(), Vec::new());

@@ -3,12 +3,14 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
+use chrono_tz::Tz;
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use super::tables;
+use crate::local_time::zone_name;
 use crate::spec::JobSpec;
 use crate::{Error, Result};
 
@@ -53,9 +55,9 @@ pub fn parse_bytes(text: &str) -> Result<usize> {
     }
 }
 
-/// A session without tables: the settings that every query of a job runs under.
-pub fn context(options: &EngineOptions) -> Result<SessionContext> {
-    Ok(context_in(options, runtime(options)?))
+/// A session without tables: the settings that every query of a job in this time zone runs under.
+pub fn context(options: &EngineOptions, timezone: Tz) -> Result<SessionContext> {
+    Ok(context_in(options, timezone, runtime(options)?))
 }
 
 /// Half of what the machine, or the control group that the process lives in, has: the other half is for what scans decode,
@@ -78,13 +80,15 @@ pub(super) fn runtime(options: &EngineOptions) -> Result<Arc<RuntimeEnv>> {
 }
 
 /// A session that shares its memory and its stores with others of the same job.
-pub(super) fn context_in(options: &EngineOptions, runtime: Arc<RuntimeEnv>) -> SessionContext {
+pub(super) fn context_in(options: &EngineOptions, timezone: Tz, runtime: Arc<RuntimeEnv>) -> SessionContext {
     let mut config = SessionConfig::new()
         .with_target_partitions(options.threads.max(1))
         .with_batch_size(8192)
         .with_information_schema(false);
     let settings = config.options_mut();
     settings.sql_parser.collect_spans = true;
+    // Whoever plans SQL asks here on whose clock its dates and times are.
+    settings.execution.time_zone = Some(zone_name(timezone).to_owned());
     // Spark writes INT96: microseconds hold any date that it can.
     settings.execution.parquet.coerce_int96 = Some("us".to_owned());
     settings.execution.parquet.coerce_int96_tz = Some("UTC".to_owned());
@@ -97,12 +101,12 @@ pub(super) fn context_in(options: &EngineOptions, runtime: Arc<RuntimeEnv>) -> S
 
 /// The declared tables with their declared schemas and no rows: what SQL is planned on when there is no lake.
 pub fn empty_session(spec: &JobSpec) -> Result<SessionContext> {
-    empty_tables(spec.tables())
+    empty_tables(spec.tables(), spec.timezone())
 }
 
 /// The same for some tables.
-pub fn empty_tables(tables: &[crate::spec::TableSpec]) -> Result<SessionContext> {
-    let context = context(&EngineOptions { memory_limit: None, threads: 1 })?;
+pub fn empty_tables(tables: &[crate::spec::TableSpec], timezone: Tz) -> Result<SessionContext> {
+    let context = context(&EngineOptions { memory_limit: None, threads: 1 }, timezone)?;
     for table in tables {
         context.register_table(tables::reference(&table.name), Arc::new(EmptyTable::new(tables::schema(table))))?;
     }

@@ -19,18 +19,18 @@ pub(super) fn reference(name: &str) -> TableReference {
 
 /// The schema that SQL sees: the declared columns in their order, then the partition columns. Everything is nullable.
 pub fn schema(table: &TableSpec) -> SchemaRef {
-    let fields = file_columns(table).map(|c| field(&c.name, c.column_type)).chain(partition_fields(table));
+    let fields = file_columns(table).map(|c| field(table, &c.name, c.column_type)).chain(partition_fields(table));
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 /// The part of the schema that the files hold.
 pub(super) fn file_schema(table: &TableSpec) -> SchemaRef {
-    Arc::new(Schema::new(file_columns(table).map(|c| field(&c.name, c.column_type)).collect::<Vec<_>>()))
+    Arc::new(Schema::new(file_columns(table).map(|c| field(table, &c.name, c.column_type)).collect::<Vec<_>>()))
 }
 
 /// The part of the schema that the folders' names hold.
 pub(super) fn partition_fields(table: &TableSpec) -> impl Iterator<Item = Field> {
-    table.partition_by.iter().map(|(name, column_type)| field(name, *column_type))
+    table.partition_by.iter().map(|(name, column_type)| field(table, name, *column_type))
 }
 
 /// The columns that the files hold: a partition column that is declared again as a column is not one of them.
@@ -38,8 +38,8 @@ pub(super) fn file_columns(table: &TableSpec) -> impl Iterator<Item = &ColumnSpe
     table.columns.iter().filter(|c| !table.partition_by.iter().any(|(name, _)| *name == c.name))
 }
 
-fn field(name: &str, column_type: ColumnType) -> Field {
-    Field::new(name, column_type.arrow(), true)
+fn field(table: &TableSpec, name: &str, column_type: ColumnType) -> Field {
+    Field::new(name, column_type.arrow(table.timezone), true)
 }
 
 /// Whether every value of `found` is a value of `declared` (but for the nanoseconds of a timestamp).
@@ -82,7 +82,7 @@ pub(super) fn type_name(found: &DataType) -> String {
         DataType::Timestamp(_, _) => "timestamp".to_owned(),
         DataType::Dictionary(_, value) => type_name(value),
         DataType::Decimal128(precision, scale) => format!("decimal({precision}, {scale})"),
-        other => match ColumnType::NAMES.iter().find(|(_, t)| t.arrow() == *other) {
+        other => match ColumnType::NAMES.iter().find(|(_, t)| t.arrow(chrono_tz::UTC) == *other) {
             Some((name, _)) => (*name).to_owned(),
             None => format!("{other}").to_lowercase(),
         },
@@ -187,6 +187,8 @@ mod tests {
             known_at: None,
             columns: columns.collect(),
             checks: Vec::new(),
+            timezone: chrono_tz::UTC,
+            naive_times: crate::spec::NaiveTimes::Job,
         }
     }
 

@@ -1,11 +1,14 @@
 //! Whether a job could run: offline from its files alone, online against lake and model too.
 
+use std::path::Path;
+
 use serde::Serialize;
 
 use super::plan::Plan;
+use crate::error::Problem;
 use crate::lake::{EngineOptions, Lake};
 use crate::model::Bundle;
-use crate::spec::{EntityTask, JobSpec, Task, TextClassifierTask};
+use crate::spec::{EntityTask, JobSpec, Task};
 use crate::{AsOf, Error, Result};
 
 /// What a check that found nothing wrong looked at.
@@ -59,7 +62,7 @@ pub async fn check(spec: &JobSpec) -> Result<CheckReport> {
             report.stages = plan.stages.iter().flat_map(|stages| stages.stages().map(str::to_owned)).collect();
             report.notes.extend(check_bundle(spec, task, &plan)?);
         }
-        Task::TextClassifier(task) => check_texts(task)?,
+        Task::TextClassifier(task) => Error::all(encoder_problem(&task.encoder).into_iter().collect())?,
     }
     Ok(report)
 }
@@ -71,6 +74,7 @@ pub async fn check_online(spec: &JobSpec, as_of: AsOf, engine: &EngineOptions) -
     let lake = Lake::open(spec, engine)?;
     let found = lake.look(as_of).await?;
     report.alerts = found.stale.iter().map(ToString::to_string).collect();
+    report.notes.extend(found.notes);
     let mut problems = found.problems;
     if let Task::Entity(task) = spec.task()
         && let Some(model) = &task.model
@@ -86,8 +90,10 @@ pub async fn check_online(spec: &JobSpec, as_of: AsOf, engine: &EngineOptions) -
 fn check_bundle(spec: &JobSpec, task: &EntityTask, plan: &Plan) -> Result<Option<String>> {
     let Some(model) = &task.model else { return Ok(None) };
     if !model.bundle.join("manifest.json").exists() {
+        let missing = model.text.as_ref().and_then(|text| encoder_problem(&text.encoder));
+        let needed = missing.map(|problem| format!(" (but {problem})")).unwrap_or_default();
         return Ok(Some(format!(
-            "there is no model in `{}` yet; `tenure train {}` makes one",
+            "there is no model in `{}` yet; `tenure train {}` makes one{needed}",
             model.bundle.display(),
             spec.file().display()
         )));
@@ -96,10 +102,22 @@ fn check_bundle(spec: &JobSpec, task: &EntityTask, plan: &Plan) -> Result<Option
     Ok(None)
 }
 
-fn check_texts(task: &TextClassifierTask) -> Result<()> {
-    if !task.encoder.join("config.json").exists() {
-        return Err(Error::user(format!("there is no encoder in `{}`", task.encoder.display()))
-            .hint("`scripts/encoder.sh FOLDER` fetches all-MiniLM-L6-v2"));
-    }
-    Ok(())
+/// What is wrong with the folder of a pretrained encoder, as far as can be told without reading its weights.
+pub(super) fn encoder_problem(folder: &Path) -> Option<Problem> {
+    let hint = "`scripts/encoder.sh FOLDER` fetches all-MiniLM-L6-v2";
+    let missing = |name: &&&str| !folder.join(**name).exists();
+    let what = match ["config.json", "model.safetensors", "tokenizer.json"].iter().find(missing) {
+        None => return None,
+        Some(_) if !folder.exists() => {
+            format!("there is no encoder in `{}`: there is no such folder", folder.display())
+        }
+        Some(name) => format!("there is no encoder in `{}`: it has no `{name}`", folder.display()),
+    };
+    Some(Problem::new(what).hint(hint))
+}
+
+/// Whether everything that a training reads beside the lake is there.
+pub(super) fn ready_to_train(task: &EntityTask) -> Result<()> {
+    let text = task.model.as_ref().and_then(|model| model.text.as_ref());
+    Error::all(text.and_then(|text| encoder_problem(&text.encoder)).into_iter().collect())
 }

@@ -11,12 +11,13 @@ use serde::Serialize;
 use super::evaluation_files;
 use super::plan::Plan;
 use super::snapshots::LakeSnapshots;
+use crate::error::Problem;
 use crate::lake::EngineOptions;
 use crate::model::Bundle;
 use crate::model::device::DeviceChoice;
 use crate::printer::Printer;
 use crate::segments::StagePlan;
-use crate::spec::{EntityTask, JobSpec};
+use crate::spec::{BTYD_PREFIX, EntityTask, JobSpec, Loss, ModelSpec, nearest};
 use crate::training::{Evaluation, Grouping, Hindsight};
 use crate::{AsOf, Error, Result};
 
@@ -60,6 +61,7 @@ pub async fn evaluate(
         evaluation_files::check(folder)?;
     }
     let plan = Plan::new(spec).await?;
+    groups_exist(&plan, model, &options.by)?;
     let bundle = Bundle::open(&model.bundle)?;
     let trained = bundle.manifest().trained_as_of;
     if as_of.date() < trained {
@@ -95,6 +97,20 @@ pub async fn evaluate(
         printer.say(format!("wrote {}", folder.display()));
     }
     Ok(report)
+}
+
+/// Whether customers can be parted by these names; asked before anything is read.
+fn groups_exist(plan: &Plan, model: &ModelSpec, by: &[String]) -> Result<()> {
+    let features = plan.matrix.fields().iter().skip(1).map(|field| field.name().as_str());
+    let heads = model.heads.iter().filter(|head| head.loss != Loss::Softmax).map(|head| head.name.as_str());
+    let known: Vec<&str> = features.chain(heads).collect();
+    let unknown = by.iter().filter(|name| !known.contains(&name.as_str()) && !name.starts_with(BTYD_PREFIX));
+    let problems = unknown.map(|name| {
+        let problem = Problem::new(format!("there is no feature `{name}` to part the customers by, and no head"));
+        let hint = nearest(name, known.iter().copied());
+        problem.hint(hint.unwrap_or_else(|| "`tenure features docs` lists the columns".to_owned()))
+    });
+    Error::all(problems.collect())
 }
 
 /// The stage that each customer would have been in on that day.

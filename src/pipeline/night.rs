@@ -339,7 +339,7 @@ impl Night<'_> {
         files: &mut Vec<StagedFile>,
     ) -> Result<Option<StageSummary>> {
         let Some(stages) = &self.plan.stages else { return Ok(None) };
-        let context = lake::context(&self.options.engine)?;
+        let context = lake::context(&self.options.engine, self.spec.timezone())?;
         let previous = match previous.and_then(|commit| commit.table(SEGMENTS)) {
             Some(table) => Some(lake::read_published(&context, &self.publish.url, &table.path).await?),
             None => None,

@@ -150,7 +150,7 @@ fn model_problems(
         let hint = nearest(name, known.iter().copied());
         let problem = Problem::new(format!("{what} `{name}` is not there")).at(place.clone());
         problems.push(match hint {
-            Some(near) => problem.hint(format!("did you mean `{near}`?")),
+            Some(hint) => problem.hint(hint),
             None => problem.hint("`tenure features docs` lists the columns"),
         });
     };

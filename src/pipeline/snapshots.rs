@@ -10,6 +10,7 @@ use chrono::NaiveDate;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tempfile::TempDir;
 
+use super::check::ready_to_train;
 use super::plan::Plan;
 use crate::features::{BATCH_ROWS, FeatureColumn, FeatureStream};
 use crate::lake::{EngineOptions, EventSpan, Lake, Visibility};
@@ -32,6 +33,7 @@ pub async fn train(
     watch: &dyn Watch,
 ) -> Result<TrainingReport> {
     let task = spec.entity_task()?;
+    ready_to_train(task)?;
     let plan = Plan::new(spec).await?;
     // No label window may reach beyond the day of the training, and nothing that became known later counts.
     let source = LakeSnapshots::new(spec, &plan, engine, as_of).await?;

@@ -64,7 +64,7 @@ impl<'a> NightTables<'a> {
             None => None,
         };
         let matrix = TableMeta {
-            schema: Arc::clone(&self.plan.matrix),
+            schema: in_utc(&self.plan.matrix),
             ..TableMeta::new(FEATURES, "The feature matrix of the night, one row per customer.", vec![])
         };
         let spill = TableMeta { schema: self.plan.scored(), ..TableMeta::new(SPILL, "Features and scores.", vec![]) };
@@ -201,6 +201,17 @@ impl Predictions {
         columns.push(repeat(&self.run_id));
         self.writer.write(&RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }
+}
+
+/// Published timestamps are shown in UTC, whatever the clock of the job.
+fn in_utc(schema: &Schema) -> SchemaRef {
+    let field = |field: &Field| match field.data_type() {
+        DataType::Timestamp(unit, Some(_)) => {
+            field.clone().with_data_type(DataType::Timestamp(*unit, Some("UTC".into())))
+        }
+        _ => field.clone(),
+    };
+    Arc::new(Schema::new(schema.fields().iter().map(|own| field(own)).collect::<Vec<_>>()))
 }
 
 fn count_unscored(scores: &RecordBatch, unscored: &mut BTreeMap<String, u64>) {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::check::ready_to_train;
 use super::plan::Plan;
 use super::snapshots::LakeSnapshots;
 use super::tune_files;
@@ -42,6 +43,7 @@ pub async fn tune(
         Some(folder) => folder.clone(),
         None => ["out", "tune", spec.name(), &day].iter().fold(spec.root().to_owned(), |at, name| at.join(name)),
     };
+    ready_to_train(task)?;
     let plan = Plan::new(spec).await?;
     let source = LakeSnapshots::new(spec, &plan, engine, as_of).await?;
     let job = TrainJob { name: spec.name(), task, device: device.resolve()? };

@@ -185,6 +185,30 @@ pub struct TableSpec {
     pub columns: Vec<ColumnSpec>,
     /// What must hold for its rows.
     pub checks: Vec<CheckSpec>,
+    /// The job's time zone: what SQL shows of its timestamps.
+    pub timezone: Tz,
+    /// What its times without a zone mean.
+    pub naive_times: NaiveTimes,
+}
+
+impl TableSpec {
+    /// The time zone on whose clock its times without a zone were written.
+    pub fn naive_zone(&self) -> Tz {
+        match self.naive_times {
+            NaiveTimes::Job => self.timezone,
+            NaiveTimes::Utc => Tz::UTC,
+        }
+    }
+}
+
+/// What times without a zone mean: Parquet timestamps without one, texts without an offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NaiveTimes {
+    /// The clock of the job's time zone.
+    #[default]
+    Job,
+    /// UTC.
+    Utc,
 }
 
 /// File formats.
@@ -220,7 +244,7 @@ pub enum ColumnType {
     Float64,
     Utf8,
     Date,
-    /// Microseconds in UTC.
+    /// An instant in microseconds, shown on the clock of the job's time zone.
     Timestamp,
 }
 
@@ -244,8 +268,8 @@ impl ColumnType {
         Self::NAMES.iter().find(|(_, t)| *t == self).map_or("unknown", |(name, _)| name)
     }
 
-    /// The Arrow type that SQL sees.
-    pub fn arrow(self) -> arrow::datatypes::DataType {
+    /// The Arrow type that SQL sees in a job of this time zone.
+    pub fn arrow(self, timezone: Tz) -> arrow::datatypes::DataType {
         use arrow::datatypes::{DataType, TimeUnit};
         match self {
             ColumnType::Bool => DataType::Boolean,
@@ -257,7 +281,9 @@ impl ColumnType {
             ColumnType::Float64 => DataType::Float64,
             ColumnType::Utf8 => DataType::Utf8,
             ColumnType::Date => DataType::Date32,
-            ColumnType::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+            ColumnType::Timestamp => {
+                DataType::Timestamp(TimeUnit::Microsecond, Some(crate::local_time::zone_name(timezone).into()))
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ pub(super) use outcomes::{RawAlert, RawOutcomes};
 pub(super) use sequence::RawSequence;
 pub(super) use tune::{ModeOrTune, RawTune};
 
-use super::job::{Bound, ColumnType, Format, OnFail};
+use super::job::{Bound, ColumnType, Format, NaiveTimes, OnFail};
 use super::network::{Schedule, SeasonSpec};
 use super::read::{At, Keyed, OneOrMany, read_keys};
 use super::recipe;
@@ -31,6 +31,8 @@ pub(super) struct RawJobSpec {
     /// Where a day begins: an IANA name such as `Europe/Berlin`. Default: `UTC`.
     #[schemars(extend("default" = "UTC"))]
     pub timezone: Option<At<Zone>>,
+    /// What times without a zone mean: the clock of the job's `timezone` (`job`), or `UTC`. Default: `job`.
+    pub naive_times: Option<At<NaiveTimes>>,
     /// The population, one row per customer. A job has either `entity` or `text_classifier`.
     pub entity: Option<At<RawEntity>>,
     /// The source tables by their names in SQL.
@@ -57,7 +59,7 @@ pub(super) struct RawJobSpec {
     pub text_classifier: Option<At<RawTextClassifier>>,
 }
 
-read_keys!(RawJobSpec, "the job": version, name, lake, timezone, entity, tables, views, features, labels, model, train,
+read_keys!(RawJobSpec, "the job": version, name, lake, timezone, naive_times, entity, tables, views, features, labels, model, train,
     segments, outcomes, state, publish, text_classifier);
 
 /// The population: one row per customer, from a table or from a query.
@@ -90,13 +92,16 @@ pub(super) struct RawTable {
     pub event_time: Option<At<String>>,
     /// When a row became known; before that it is invisible.
     pub known_at: Option<At<String>>,
+    /// What times without a zone mean in this table. Default: the job's `naive_times`.
+    pub naive_times: Option<At<NaiveTimes>>,
     /// Its columns with their types.
     pub columns: At<Keyed<ColumnType>>,
     /// What must hold for its rows; a list of such maps where some need an `on_fail` of their own.
     pub checks: Option<At<OneOrMany<RawChecks>>>,
 }
 
-read_keys!(RawTable, "a table": path, format, partition_by, event_time, known_at, columns, checks);
+read_keys!(RawTable, "a table": path, format, partition_by, event_time, known_at, naive_times, columns,
+    checks);
 
 /// What must hold for the rows of a table.
 #[derive(Debug, Serialize, JsonSchema)]

@@ -8,7 +8,7 @@ use chrono_tz::Tz;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
-use super::job::{Bound, ColumnType, Format, Loss, OnFail};
+use super::job::{Bound, ColumnType, Format, Loss, NaiveTimes, OnFail};
 use super::nearest::nearest;
 use super::network::{Schedule, SeasonSpec};
 use super::node::{Kind, Node, Pos};
@@ -283,6 +283,15 @@ impl FromNode for Format {
     }
 }
 
+const NAIVE_TIMES: [(&str, NaiveTimes); 2] = [("job", NaiveTimes::Job), ("UTC", NaiveTimes::Utc)];
+
+impl FromNode for NaiveTimes {
+    fn from_node(node: &Node, problems: &mut Problems) -> Option<Self> {
+        let others = [("utc", "UTC"), ("Z", "UTC"), ("local", "job"), ("timezone", "job")];
+        word(node, problems, "a value of `naive_times`", &NAIVE_TIMES, &others)
+    }
+}
+
 const ON_FAIL: [(&str, OnFail); 3] = [("reject", OnFail::Reject), ("fail", OnFail::Fail), ("warn", OnFail::Warn)];
 
 impl FromNode for OnFail {
@@ -385,6 +394,7 @@ as_text! {
     SeasonSpec => |season| name_in(&SEASONS, *season),
     Format => |format| name_in(&FORMATS, *format),
     OnFail => |on_fail| name_in(&ON_FAIL, *on_fail),
+    NaiveTimes => |times| name_in(&NAIVE_TIMES, *times),
     TuneMode => |mode| name_in(&TUNE_MODES, *mode),
     LoraTarget => |target| target.name().to_owned(),
     Keep => |keep| name_in(&KEEP, *keep),
@@ -424,6 +434,7 @@ inline_schema! {
     SeasonSpec => words(&SEASONS),
     Format => words(&FORMATS),
     OnFail => words(&ON_FAIL),
+    NaiveTimes => words(&NAIVE_TIMES),
     TuneMode => words(&TUNE_MODES),
     LoraTarget => words(&LoraTarget::NAMES),
     SequenceEncoder => words(&ENCODERS),

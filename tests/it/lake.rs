@@ -123,7 +123,7 @@ async fn narrower_types_are_widened_to_the_declared_ones() {
         let lake = lake.table("t", &format!("x {declared}"), |_| {});
         let context = lake.lake().session(lake.at("2026-07-01")).await.unwrap();
         let batches = context.sql("SELECT * FROM t").await.unwrap().collect().await.unwrap();
-        let wanted = ColumnType::NAMES.iter().find(|(name, _)| *name == declared).unwrap().1.arrow();
+        let wanted = ColumnType::NAMES.iter().find(|(name, _)| *name == declared).unwrap().1.arrow(chrono_tz::UTC);
         assert_eq!(batches[0].schema().field(0).data_type(), &wanted, "{value}");
         assert_eq!(text(&batches), expected, "{value} as {declared}");
     }

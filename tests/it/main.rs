@@ -16,6 +16,7 @@ mod jobs;
 mod lake;
 mod lake_checks;
 mod ledger;
+mod local_time;
 mod model;
 mod nightly;
 mod oracle;

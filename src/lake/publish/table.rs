@@ -206,7 +206,7 @@ impl TableWriter {
     }
 
     /// Appends rows; columns, order and types must be the declared ones. The fields' metadata may be missing, and text may
-    /// come in any of Arrow's layouts.
+    /// come in any of Arrow's layouts, and timestamps in any time zone.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         let batch = self.as_declared(batch)?;
         self.rows += batch.num_rows() as u64;
@@ -247,11 +247,13 @@ impl TableWriter {
                 names(&given)
             )));
         }
-        let as_text = |(column, field): (&ArrayRef, &FieldRef)| match is_text(column.data_type()) {
-            true if is_text(field.data_type()) => cast(column, field.data_type()),
-            _ => Ok(column.clone()),
+        let is_instant = |data_type: &DataType| matches!(data_type, DataType::Timestamp(_, Some(_)));
+        let alike = |a: &DataType, b: &DataType| (is_text(a) && is_text(b)) || (is_instant(a) && is_instant(b));
+        let as_declared = |(column, field): (&ArrayRef, &FieldRef)| match alike(column.data_type(), field.data_type()) {
+            true => cast(column, field.data_type()),
+            false => Ok(column.clone()),
         };
-        let columns = batch.columns().iter().zip(wanted.fields()).map(as_text).collect::<Result<Vec<_>, _>>();
+        let columns = batch.columns().iter().zip(wanted.fields()).map(as_declared).collect::<Result<Vec<_>, _>>();
         columns.and_then(|columns| RecordBatch::try_new(wanted.clone(), columns)).map_err(|e| {
             Error::user(format!("rows of the table `{}` are not of the declared types", self.meta.name)).because(e)
         })

@@ -2,14 +2,15 @@
 
 use std::collections::HashMap;
 
-use arrow::array::{Array, AsArray};
+use arrow::array::{Array, AsArray, make_array};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Float64Type, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Float64Type};
 use arrow::record_batch::RecordBatch;
 use chrono::NaiveDate;
 
 use super::InputKind;
 use super::events::Events;
+use crate::local_time::{LocalClock, OnError, instants};
 use crate::{AsOf, Error, Result};
 
 /// The id of a missing word or text.
@@ -155,11 +156,11 @@ pub(super) fn push_words(words: &mut Words, values: &dyn Array) -> Result<()> {
 
 pub(super) fn push_numbers(numbers: &mut Vec<f32>, values: &dyn Array, kind: InputKind, as_of: AsOf) -> Result<()> {
     if kind == InputKind::Moment {
-        // A date is midnight UTC; a timestamp without a zone is UTC, as in every table.
-        let instants = cast(values, &DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())))?;
+        // A date is its midnight on the clock of the job.
+        let clock = LocalClock::of(as_of.timezone());
+        let instants = instants(&make_array(values.to_data()), &clock, 1, OnError::Fail)?;
         let now = as_of.instant().timestamp_micros();
         let days = |t: i64| (now as f64 - t as f64) / MICROS_PER_DAY;
-        let instants = instants.as_primitive::<TimestampMicrosecondType>();
         numbers.extend(instants.iter().map(|t| t.map_or(f32::NAN, |t| finite(days(t)))));
     } else {
         let doubles = cast(values, &DataType::Float64)?;

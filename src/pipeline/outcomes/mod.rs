@@ -114,7 +114,7 @@ impl PastPredictions {
     ) -> Result<Outcomes> {
         let mut outcomes = Outcomes { notes: self.notes, ..Outcomes::default() };
         for night in &self.nights {
-            let context = lake::context(engine)?;
+            let context = lake::context(engine, spec.timezone())?;
             let key = task.entity.key.as_str();
             let columns = night.columns(key);
             let columns: Vec<&str> = columns.iter().map(String::as_str).collect();

@@ -40,6 +40,11 @@ pub(super) fn job(raw: &RawJobSpec, start: Pos, root: &Root, problems: &mut Prob
     let lake = raw.lake.get().and_then(|lake| folder_url(lake, raw.lake.pos, root, problems));
     // Without a lake the paths below it are still checked, against a stand-in that goes nowhere.
     let below = lake.clone().or_else(|| Url::parse("file:///").ok())?;
+    let timezone = raw.timezone.as_ref().map_or(Some(chrono_tz::UTC), |zone| zone.get().map(|zone| zone.0));
+    let clock = tables::Clock {
+        timezone: timezone.unwrap_or(chrono_tz::UTC),
+        naive_times: raw.naive_times.as_ref().and_then(At::get).copied().unwrap_or_default(),
+    };
     let tables = match raw.tables.get() {
         None => None,
         Some(tables) => {
@@ -50,7 +55,7 @@ pub(super) fn job(raw: &RawJobSpec, start: Pos, root: &Root, problems: &mut Prob
                 message,
                 "declare at least one table with its columns",
             );
-            Some(tables::tables(tables, &below, root, problems))
+            Some(tables::tables(tables, &below, clock, root, problems))
         }
     };
     let tables = Tables(tables);
@@ -75,7 +80,7 @@ pub(super) fn job(raw: &RawJobSpec, start: Pos, root: &Root, problems: &mut Prob
     Some(Valid {
         name: raw.name.get()?.0.clone(),
         lake: lake?,
-        timezone: raw.timezone.as_ref().map_or(Some(chrono_tz::UTC), |zone| zone.get().map(|zone| zone.0))?,
+        timezone: timezone?,
         tables: tables.0?.into_iter().map(|table| table.spec).collect(),
         task: task?,
     })

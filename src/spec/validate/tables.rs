@@ -51,8 +51,23 @@ impl Table {
     }
 }
 
+/// What the job says of the times of all its tables.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Clock {
+    /// The job's time zone.
+    pub timezone: chrono_tz::Tz,
+    /// What times without a zone mean where a table does not say.
+    pub naive_times: NaiveTimes,
+}
+
 /// All tables of a job.
-pub(super) fn tables(raw: &Keyed<RawTable>, lake: &Url, root: &Root, problems: &mut Problems) -> Vec<Table> {
+pub(super) fn tables(
+    raw: &Keyed<RawTable>,
+    lake: &Url,
+    clock: Clock,
+    root: &Root,
+    problems: &mut Problems,
+) -> Vec<Table> {
     raw.0
         .iter()
         .map(|(key, raw)| {
@@ -61,7 +76,7 @@ pub(super) fn tables(raw: &Keyed<RawTable>, lake: &Url, root: &Root, problems: &
             let message = format!("a table cannot be called `{}`", key.name);
             problems.require(!reserved, key.pos, message, "SQL files use this name for what is computed");
             match raw.get() {
-                Some(raw) => table(key, raw, lake, root, problems),
+                Some(raw) => table(key, raw, lake, clock, root, problems),
                 None => unreadable(key, lake, problems),
             }
         })
@@ -80,11 +95,13 @@ fn unreadable(key: &Key, lake: &Url, problems: &Problems) -> Table {
         known_at: None,
         columns: Vec::new(),
         checks: Vec::new(),
+        timezone: chrono_tz::UTC,
+        naive_times: NaiveTimes::default(),
     };
     Table { spec, known: Vec::new(), readable: false }
 }
 
-fn table(key: &Key, raw: &RawTable, lake: &Url, root: &Root, problems: &mut Problems) -> Table {
+fn table(key: &Key, raw: &RawTable, lake: &Url, clock: Clock, root: &Root, problems: &mut Problems) -> Table {
     let mut table = unreadable(key, lake, problems);
     if let Some(path) = raw.path.get() {
         if let Some(url) = url_below(lake, path, raw.path.pos, root, problems) {
@@ -96,6 +113,8 @@ fn table(key: &Key, raw: &RawTable, lake: &Url, root: &Root, problems: &mut Prob
     if let Some(format) = raw.format.as_ref().and_then(At::get) {
         table.spec.format = *format;
     }
+    table.spec.timezone = clock.timezone;
+    table.spec.naive_times = raw.naive_times.as_ref().and_then(At::get).copied().unwrap_or(clock.naive_times);
     columns(&mut table, raw, problems);
     partitions(&mut table, raw, problems);
     if let Some(event_time) = &raw.event_time {

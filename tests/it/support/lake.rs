@@ -89,6 +89,8 @@ pub fn declare(name: &str, url: Url, columns: &str, more: impl FnOnce(&mut Table
         known_at: None,
         columns: columns.collect(),
         checks: Vec::new(),
+        timezone: Tz::UTC,
+        naive_times: Default::default(),
     };
     more(&mut table);
     table

@@ -105,6 +105,8 @@ impl Shop {
             known_at: None,
             columns,
             checks: vec![],
+            timezone: chrono_tz::UTC,
+            naive_times: Default::default(),
         };
         let batch = batch(&spec, rows);
         self.tables.retain(|t| t.name != name);
@@ -252,7 +254,8 @@ pub fn text(batch: &RecordBatch) -> String {
 }
 
 fn batch(spec: &TableSpec, rows: &[&str]) -> RecordBatch {
-    let fields: Vec<Field> = spec.columns.iter().map(|c| Field::new(&c.name, c.column_type.arrow(), true)).collect();
+    let fields: Vec<Field> =
+        spec.columns.iter().map(|c| Field::new(&c.name, c.column_type.arrow(spec.timezone), true)).collect();
     let columns = fields.iter().enumerate().map(|(i, field)| {
         let cells = rows.iter().map(|row| row.split_whitespace().nth(i).filter(|cell| *cell != "-"));
         let cells: StringArray = cells.collect();
