@@ -8,10 +8,10 @@ use super::heads::{QUANTILES, Ziln, sigmoid};
 /// Probabilities are kept this far from 0 and 1 before their log-odds are taken.
 pub const EDGE: f64 = 1e-9;
 
-/// A level is off by at most so much, in log-odds.
-const FARTHEST: f64 = 20.0;
+/// A level is off by at most so much, in log-odds: probabilities between [`EDGE`] and its counterpart reach any mean.
+const FARTHEST: f64 = 50.0;
 /// Steps of the search for it.
-const HALVINGS: usize = 50;
+const HALVINGS: usize = 55;
 
 /// The corrections of one head, fitted on rows that the model had not seen; nothing where there were too few of them.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -39,6 +39,45 @@ pub struct ProbabilityMap {
     pub shift: f64,
     /// These rows.
     pub rows: usize,
+    /// The mean of these labels: the level at which the curve was fitted.
+    #[serde(default)]
+    pub mean: f64,
+    /// What carries the predictions of a model to that level and back to their own.
+    #[serde(default)]
+    pub carry: Carry,
+}
+
+/// Log-odds that are added before a curve and after it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Carry {
+    /// From the level of the model to that of the curve.
+    pub before: f64,
+    /// Back, so that the mean of the predictions is what it was.
+    pub after: f64,
+}
+
+impl ProbabilityMap {
+    /// The calibrated probability.
+    pub fn of(&self, p: f64) -> f64 {
+        match (&self.curve, self.carry) {
+            (Curve::None, _) => p,
+            (curve, Carry { before, after }) if before == 0.0 && after == 0.0 => curve.of(p),
+            (curve, Carry { before, after }) => sigmoid(logit(curve.of(sigmoid(logit(p) + before))) + after),
+        }
+    }
+
+    /// The map for a model that says `plain` of some rows: the mean of what it makes of them is that of `plain`, whatever the
+    /// curve. A curve was fitted at the level of labels; applied elsewhere, a distance from that level of `s` log-odds would
+    /// become `slope` · `s`.
+    pub fn at_level_of(&self, plain: &[f64]) -> ProbabilityMap {
+        if self.curve == Curve::None || plain.is_empty() {
+            return ProbabilityMap { carry: Carry::default(), ..self.clone() };
+        }
+        let before = shift_to(self.mean * plain.len() as f64, plain.iter().copied());
+        let mapped = plain.iter().map(|p| self.curve.of(sigmoid(logit(*p) + before)));
+        let after = shift_to(plain.iter().sum(), mapped);
+        ProbabilityMap { carry: Carry { before, after }, ..self.clone() }
+    }
 }
 
 /// A rising map of probabilities.
@@ -142,7 +181,7 @@ pub struct Level {
 impl Calibration {
     /// A calibrated probability.
     pub fn probability(&self, p: f64) -> f64 {
-        self.probability.as_ref().map_or(p, |map| map.curve.of(p))
+        self.probability.as_ref().map_or(p, |map| map.of(p))
     }
 
     /// What an expected value is multiplied by.
@@ -166,9 +205,12 @@ impl Calibration {
             let what = match &map.curve {
                 Curve::None => "probabilities are left as they come".to_owned(),
                 Curve::Platt { slope, intercept } => {
-                    format!("Platt scaling, log-odds times {slope:.4} plus {intercept:.4}")
+                    let intercept = slope * map.carry.before + intercept + map.carry.after;
+                    format!("Platt scaling, log-odds times {slope:.4} plus {intercept:.4}, which keeps their mean")
                 }
-                Curve::Isotonic(line) => format!("isotonic regression in {} blocks", line.points().len()),
+                Curve::Isotonic(line) => {
+                    format!("isotonic regression in {} blocks, which keeps their mean", line.points().len())
+                }
             };
             let [none, platt, isotonic] = map.log_loss;
             notes.push(format!(
@@ -238,6 +280,23 @@ mod tests {
         }
 
         #[test]
+        fn a_level_survives_any_slope_any_line_and_any_shift(
+            z in prop::collection::vec(-3.0..3.0f64, 20..200), mean in 0.05..0.95f64, moved in -4.0..4.0f64,
+            slope in 0.05..40.0f64, intercept in -30.0..30.0f64, line in any_line(), platt in any::<bool>(),
+        ) {
+            let curve = if platt { Curve::Platt { slope, intercept } } else { Curve::Isotonic(line) };
+            let map = ProbabilityMap { curve, log_loss: [0.0; 3], shift: 0.0, rows: 1000, mean, carry: Carry::default() };
+            let plain: Vec<f64> = z.iter().map(|z| sigmoid(z + moved)).collect();
+            let map = map.at_level_of(&plain);
+            let meant = plain.iter().sum::<f64>() / plain.len() as f64;
+            let said = plain.iter().map(|p| map.of(*p)).sum::<f64>() / plain.len() as f64;
+            prop_assert!((said - meant).abs() < 1e-3, "{said} for {meant}: {map:?}");
+            let mut sorted = plain.clone();
+            sorted.sort_by(f64::total_cmp);
+            prop_assert!(sorted.windows(2).all(|pair| map.of(pair[0]) <= map.of(pair[1]) + 1e-12));
+        }
+
+        #[test]
         fn calibrated_quantiles_are_finite_and_ordered_and_agree_with_the_atom(
             shares in any_line(), p in 0.0..=1.0f64, mu in -20.0..20.0f64, sigma in 1e-3..20.0f64, factor in 0.5..2.0f64,
         ) {
@@ -278,6 +337,21 @@ mod tests {
     fn platt_maps_log_odds() {
         let curve = Curve::Platt { slope: 2.0, intercept: -0.5 };
         assert!((logit(curve.of(0.7)) - (2.0 * logit(0.7) - 0.5)).abs() < 1e-12);
+    }
+
+    /// Everybody is within a tenth of a log-odds of 0.58 and the curve was fitted at 0.49: without the way to that level and
+    /// back the mean would be 0.9999.
+    #[test]
+    fn a_steep_slope_does_not_multiply_a_shift() {
+        let plain: Vec<f64> = (0..100).map(|i| sigmoid(0.27 + 0.002 * f64::from(i))).collect();
+        let curve = Curve::Platt { slope: 30.0, intercept: 1.0 };
+        let mean = |of: &dyn Fn(f64) -> f64| plain.iter().map(|p| of(*p)).sum::<f64>() / 100.0;
+        assert!(mean(&|p| curve.of(p)) > 0.999);
+        let map =
+            ProbabilityMap { curve, log_loss: [0.0; 3], shift: -0.36, rows: 500, mean: 0.49, carry: Carry::default() };
+        let map = map.at_level_of(&plain);
+        assert!((mean(&|p| map.of(p)) - mean(&|p| p)).abs() < 1e-9);
+        assert!(map.of(plain[99]) - map.of(plain[0]) > 0.5, "the slope still tells customers apart");
     }
 
     #[test]

@@ -63,7 +63,9 @@ impl Corrections {
     pub(super) fn find(heads: &[Head], seen: Seen<'_>, places: &[usize]) -> (Self, Vec<Head>) {
         let calibrations = calibrate::fit(heads, seen, places, LEVEL);
         let mut found = Corrections { calibrations, floors: vec![None; heads.len()] };
-        let heads = found.calibrated(heads);
+        let plain: Vec<_> = predictions(&uncalibrated(heads), seen.raw, seen.members);
+        let plain: Vec<_> = places.iter().map(|place| plain[*place].clone()).collect();
+        let heads = found.calibrated(heads, &plain);
         let all = predictions(&heads, seen.raw, seen.members);
         let predicted: Vec<_> = places.iter().map(|place| all[*place].clone()).collect();
         for (head, floor) in found.floors.iter_mut().enumerate().filter(|(head, _)| heads[*head].loss == Loss::Ziln) {
@@ -77,10 +79,18 @@ impl Corrections {
         (found, heads)
     }
 
-    /// The heads with their calibrations.
-    fn calibrated(&self, heads: &[Head]) -> Vec<Head> {
-        let with = |(head, found): (&Head, &Calibration)| Head { calibration: found.clone(), ..head.clone() };
-        heads.iter().zip(&self.calibrations).map(with).collect()
+    /// The heads with their calibrations, at the level of what they say of some rows without them.
+    fn calibrated(&self, heads: &[Head], plain: &[Option<Vec<Prediction>>]) -> Vec<Head> {
+        let with = |(place, (head, found)): (usize, (&Head, &Calibration))| {
+            let probability = found.probability.as_ref().map(|map| map.at_level_of(&points(place, plain)));
+            Head { calibration: Calibration { probability, ..found.clone() }, ..head.clone() }
+        };
+        heads.iter().zip(&self.calibrations).enumerate().map(with).collect()
+    }
+
+    /// Whether the calibrations or floors depend on the level of the model that takes them over.
+    fn have_a_level(&self) -> bool {
+        self.floors.iter().any(Option::is_some) || self.calibrations.iter().any(|found| found.probability.is_some())
     }
 
     /// Calibrated heads with their floors, at the level of what they predict.
@@ -184,8 +194,8 @@ impl Room<'_> {
         Ok(trained.heads.iter().zip(&levels).map(of).collect())
     }
 
-    /// The heads of the final fit with the corrections that the first fit found. Floors stand at the final fit's own level:
-    /// that of its values for the newest snapshot.
+    /// The heads of the final fit with the corrections that the first fit found. Curves and floors stand at the final fit's own
+    /// level: that of what it says of the newest snapshot.
     pub(super) fn corrected(
         &self,
         last: &Trained,
@@ -193,16 +203,22 @@ impl Room<'_> {
         everything: &[usize],
         dates: &Dates,
     ) -> Result<Vec<Head>> {
-        let heads = corrections.calibrated(&last.heads);
-        if corrections.floors.iter().all(Option::is_none) {
-            return Ok(heads);
+        if !corrections.have_a_level() {
+            return Ok(corrections.calibrated(&last.heads, &[]));
         }
         let newest = self.data.snapshots.iter().find(|(d, _)| Some(d) == dates.all.first());
         let rows = newest.map_or_else(|| everything.to_vec(), |(_, rows)| rows.clone().collect());
         let (raw, members) = self.outputs(last, &rows)?;
+        let heads = corrections.calibrated(&last.heads, &predictions(&uncalibrated(&last.heads), &raw, members));
         let predicted = predictions(&heads, &raw, members);
         Ok(corrections.with_floors(heads, &predicted))
     }
+}
+
+/// The heads without what validation corrects, each by itself.
+fn uncalibrated(heads: &[Head]) -> Vec<Head> {
+    let plain = |head: &Head| Head { calibration: Calibration::default(), floor: None, family: None, ..head.clone() };
+    heads.iter().map(plain).collect()
 }
 
 fn of_head(head: usize, predicted: &[Option<Vec<Prediction>>]) -> Vec<Option<Prediction>> {

@@ -13,6 +13,7 @@ mod evaluation;
 mod features;
 mod invalid_sql;
 mod jobs;
+mod labels;
 mod lake;
 mod lake_checks;
 mod ledger;

@@ -2,7 +2,7 @@
 //! more flexible of two has to be better beyond its standard error.
 
 use super::Row;
-use crate::model::calibration::{Curve, EDGE, Polyline, ProbabilityMap, logit, shift_to};
+use crate::model::calibration::{Carry, Curve, EDGE, Polyline, ProbabilityMap, logit, shift_to};
 use crate::model::heads::sigmoid;
 use crate::training::metrics::log_loss;
 
@@ -17,7 +17,8 @@ const FLAT: f64 = 1e-10;
 /// A slope below this would all but end the ranking.
 const LEAST_SLOPE: f64 = 0.05;
 
-/// The map that cross-validation chooses, for rows at the level of the labels; `None` with too few rows.
+/// The map that cross-validation chooses, for rows at the level of the labels; `None` with too few rows. Whoever uses it takes
+/// it to the level of a model first: [`ProbabilityMap::at_level_of`].
 pub(super) fn choose(rows: &[Row<f64>]) -> Option<ProbabilityMap> {
     let ones = rows.iter().filter(|row| row.label > 0.5).count();
     if ones.min(rows.len() - ones) < FEW {
@@ -46,8 +47,10 @@ pub(super) fn choose(rows: &[Row<f64>]) -> Option<ProbabilityMap> {
         1 => platt(&rows),
         _ => isotonic(&rows),
     };
-    let mean = |losses: &Vec<f64>| losses.iter().sum::<f64>() / losses.len() as f64;
-    Some(ProbabilityMap { curve, log_loss: losses.each_ref().map(mean), shift, rows: rows.len() })
+    let loss = |losses: &Vec<f64>| losses.iter().sum::<f64>() / losses.len() as f64;
+    let mean = ones as f64 / rows.len() as f64;
+    let log_loss = losses.each_ref().map(loss);
+    Some(ProbabilityMap { curve, log_loss, shift, rows: rows.len(), mean, carry: Carry::default() })
 }
 
 /// Whether the second losses are smaller than the first by more than the standard error of the difference.
@@ -185,6 +188,22 @@ mod tests {
     fn another_level_alone_is_left_to_the_final_fit() {
         let found = choose(&rows(4000, |p| sigmoid(logit(p) - 0.7))).unwrap();
         assert!(found.curve == Curve::None && (found.shift + 0.7).abs() < 0.1, "{found:?}");
+    }
+
+    /// A model that is not sure enough by a factor of 8, and too low by a level; its successor has another level again.
+    #[test]
+    fn a_later_model_keeps_its_level_under_the_slope_that_an_earlier_one_needed() {
+        let timid = |p: f64, level: f64| sigmoid(logit(p) / 8.0 + level);
+        let earlier = rows(6000, |p| p);
+        let earlier: Vec<Row<f64>> = earlier.iter().map(|row| Row { said: timid(row.said, -0.4), ..*row }).collect();
+        let found = choose(&earlier).unwrap();
+        for level in [-0.4, 0.0, 0.3, 1.0] {
+            let plain: Vec<f64> = (0..1000).map(|i| timid(sigmoid(f64::from(i) / 125.0 - 4.0), level)).collect();
+            let map = found.at_level_of(&plain);
+            let mean = |of: &dyn Fn(f64) -> f64| plain.iter().map(|p| of(*p)).sum::<f64>() / 1000.0;
+            assert!((mean(&|p| map.of(p)) - mean(&|p| p)).abs() < 1e-6, "{level}: {map:?}");
+            assert!(map.of(plain[900]) - map.of(plain[100]) > 0.7, "{level}: {map:?}");
+        }
     }
 
     #[test]
