@@ -138,7 +138,7 @@ fn memory_limit(size: &str) -> Result<usize> {
     }
     let number = size.trim();
     let hint = match number.chars().all(|c| c.is_ascii_digit() || c == '.') && !number.is_empty() {
-        true => format!("did you mean `{number}GiB`? `16MiB` is the least"),
+        true => format!("did you mean `{number}GiB`? it wants a unit, and `16MiB` is the least"),
         false => "`16MiB` is the least; `4GiB` is usual".to_owned(),
     };
     Err(Error::user(format!("`--memory-limit {number}` is {bytes} bytes: no query runs in so few")).hint(hint))

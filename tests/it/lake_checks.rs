@@ -322,9 +322,9 @@ async fn ranges_bound_dates_and_timestamps_by_days_of_the_job() {
             day("2026-06-01"),
             day("2026-06-30"),
             "3; 4; 6",
-            "at = 2026-06-30T22:00:00Z is outside 2026-06-01..2026-06-30 (range)",
+            "at = 2026-07-01T00:00:00+02:00 is outside 2026-06-01..2026-06-30 (range)",
         ),
-        ("at", day("2026-06-01"), None, "3; 4; 5; 6", "at = 1970-01-01T00:00:00Z is outside 2026-06-01.. (range)"),
+        ("at", day("2026-06-01"), None, "3; 4; 5; 6", "at = 1970-01-01T01:00:00+01:00 is outside 2026-06-01.. (range)"),
         (
             "day",
             day("2026-06-01"),

@@ -19,6 +19,7 @@ mod lake_checks;
 mod ledger;
 mod local_time;
 mod model;
+mod names;
 mod nightly;
 mod oracle;
 mod outcomes;
