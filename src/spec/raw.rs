@@ -28,7 +28,7 @@ pub(super) struct RawJobSpec {
     pub name: At<Name>,
     /// Where the source tables are: `file://./lake` (from the job's root), `s3://bucket/prefix`, `gs://…` or `az://…`.
     pub lake: At<String>,
-    /// Where a day begins: an IANA name such as `Europe/Berlin`. Default: `UTC`.
+    /// Where a day begins, and on whose clock SQL works: an IANA name such as `Europe/Berlin`. See docs/time-zones.md. Default: `UTC`.
     #[schemars(extend("default" = "UTC"))]
     pub timezone: Option<At<Zone>>,
     /// What times without a zone mean: the clock of the job's `timezone` (`job`), or `UTC`. Default: `job`.

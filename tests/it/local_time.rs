@@ -16,20 +16,20 @@ use tenure::{AsOf, features};
 
 use crate::support::lake::write_parquet;
 use crate::support::memory::text;
-use crate::support::shop::{assert_exit, assert_success, checkout, tenure};
+use crate::support::shop::{assert_exit, assert_success, tenure};
 
 /// A job in a folder of its own.
-struct Job {
+pub(crate) struct Job {
     folder: TempDir,
     timezone: String,
     /// Lines of the job beside its tables.
     more: String,
 }
 
-const OPTIONS: EngineOptions = EngineOptions { memory_limit: None, threads: 2 };
+pub(crate) const OPTIONS: EngineOptions = EngineOptions { memory_limit: None, threads: 2 };
 
 impl Job {
-    fn new(timezone: &str) -> Job {
+    pub(crate) fn new(timezone: &str) -> Job {
         let job = Job { folder: tempfile::tempdir().unwrap(), timezone: timezone.to_owned(), more: String::new() };
         job.declare("")
     }
@@ -55,12 +55,20 @@ features: [sql/features/*.sql]
         self
     }
 
-    fn with(mut self, more: &str) -> Job {
+    /// The job with something else said of its orders.
+    pub(crate) fn declare_in_place(&self, orders: &str) -> JobSpec {
+        let text = std::fs::read_to_string(self.path("job.yaml")).unwrap();
+        let text = text.replace("event_time: at, naive_times: UTC, ", "event_time: at, ");
+        self.file("job.yaml", &text.replace("event_time: at, ", &format!("event_time: at, {orders}")));
+        self.spec()
+    }
+
+    pub(crate) fn with(mut self, more: &str) -> Job {
         self.more.push_str(more);
         self.declare("")
     }
 
-    fn path(&self, path: &str) -> PathBuf {
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
         self.folder.path().join(path)
     }
 
@@ -70,7 +78,7 @@ features: [sql/features/*.sql]
         std::fs::write(path, content).unwrap();
     }
 
-    fn feature(self, sql: &str) -> Job {
+    pub(crate) fn feature(self, sql: &str) -> Job {
         self.file("sql/features/f.sql", sql);
         self
     }
@@ -78,6 +86,12 @@ features: [sql/features/*.sql]
     /// Orders of customer 1 at these times, of this type, with the amounts 1, 10, 100, …
     async fn orders_of(self, times: &[&str], data_type: &str) -> Job {
         write_parquet(&self.path("lake/customers/a.parquet"), "SELECT 1 AS customer_id").await;
+        if times.is_empty() {
+            let none =
+                format!("SELECT 1 AS customer_id, arrow_cast(NULL, '{data_type}') AS at, 0.0 AS amount WHERE false");
+            write_parquet(&self.path("lake/orders/a.parquet"), &none).await;
+            return self;
+        }
         let row = |(n, time): (usize, &&str)| format!("('{time}', {})", 10_f64.powi(n as i32));
         let rows: Vec<String> = times.iter().enumerate().map(row).collect();
         let select = format!(
@@ -89,7 +103,7 @@ features: [sql/features/*.sql]
     }
 
     /// Orders at these instants.
-    async fn orders(self, times: &[&str]) -> Job {
+    pub(crate) async fn orders(self, times: &[&str]) -> Job {
         self.orders_of(times, "Timestamp(Microsecond, Some(\"UTC\"))").await
     }
 
@@ -131,7 +145,7 @@ features: [sql/features/*.sql]
     }
 }
 
-async fn matrix(spec: &JobSpec, day: &str) -> RecordBatch {
+pub(crate) async fn matrix(spec: &JobSpec, day: &str) -> RecordBatch {
     let as_of = AsOf::parse(day, spec.timezone()).unwrap();
     let lake = Lake::open(spec, &OPTIONS).unwrap();
     let set = FeatureSet::load(spec.entity_task().unwrap(), spec.root()).unwrap();
@@ -142,7 +156,7 @@ async fn matrix(spec: &JobSpec, day: &str) -> RecordBatch {
     concat_batches(&schema, &batches).unwrap()
 }
 
-async fn read(path: &std::path::Path) -> RecordBatch {
+pub(crate) async fn read(path: &std::path::Path) -> RecordBatch {
     let context = SessionContext::new();
     let frame = context.read_parquet(path.to_str().unwrap(), ParquetReadOptions::default()).await.unwrap();
     let schema = std::sync::Arc::new(frame.schema().as_arrow().clone());
@@ -395,76 +409,5 @@ async fn sql_tests_are_on_the_clock_of_their_zone() {
     assert_eq!(results.len(), 2);
     for result in results {
         assert!(result.differences.is_empty(), "{}: {:?}", result.name, result.differences);
-    }
-}
-
-/// The demo's lake with its times as a shop's database shows them: without a zone.
-async fn without_zones(from: &std::path::Path, to: &std::path::Path) {
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let goal = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            std::fs::create_dir_all(&goal).unwrap();
-            Box::pin(without_zones(&entry.path(), &goal)).await;
-            continue;
-        }
-        if entry.path().extension().is_none_or(|extension| extension != "parquet") {
-            std::fs::copy(entry.path(), goal).unwrap();
-            continue;
-        }
-        let rows = read(&entry.path()).await;
-        let naive = DataType::Timestamp(TimeUnit::Microsecond, None);
-        let (fields, columns): (Vec<_>, Vec<_>) = rows
-            .schema()
-            .fields()
-            .iter()
-            .zip(rows.columns())
-            .map(|(field, column)| match field.data_type() {
-                DataType::Timestamp(..) => {
-                    (field.as_ref().clone().with_data_type(naive.clone()), cast(column, &naive).unwrap())
-                }
-                _ => (field.as_ref().clone(), column.clone()),
-            })
-            .unzip();
-        let schema = std::sync::Arc::new(arrow::datatypes::Schema::new(fields));
-        let rows = RecordBatch::try_new(schema.clone(), columns).unwrap();
-        let mut writer =
-            parquet::arrow::ArrowWriter::try_new(std::fs::File::create(&goal).unwrap(), schema, None).unwrap();
-        writer.write(&rows).unwrap();
-        writer.close().unwrap();
-    }
-}
-
-#[tokio::test]
-async fn the_demo_says_the_same_on_any_clock_that_its_times_were_written_by() {
-    let folder = tempfile::tempdir().unwrap();
-    let lake = folder.path().join("lake");
-    assert_success(&tenure(&["demo", "generate", lake.to_str().unwrap(), "--customers", "60", "--days", "200"]));
-    let naive = folder.path().join("naive");
-    std::fs::create_dir_all(&naive).unwrap();
-    without_zones(&lake, &naive).await;
-    let job = std::fs::read_to_string(checkout().join("jobs/ltv.yaml")).unwrap();
-    let load = |lake: &std::path::Path, zone: &str| {
-        let name = format!("jobs/{}.yaml", zone.replace('/', "_"));
-        std::fs::create_dir_all(folder.path().join("jobs")).unwrap();
-        std::fs::write(folder.path().join(&name), job.replace("timezone: UTC", &format!("timezone: {zone}"))).unwrap();
-        let lake = format!("file://{}", lake.display());
-        tenure::spec::load(&folder.path().join(name), &|variable| (variable == "TENURE_LAKE").then(|| lake.clone()))
-            .unwrap()
-    };
-    std::os::unix::fs::symlink(checkout().join("sql"), folder.path().join("sql")).unwrap();
-    let utc = matrix(&load(&lake, "UTC"), "2026-07-01").await;
-    // No clock changes in India; in Berlin, one hour of the half year is missing.
-    let kolkata = matrix(&load(&naive, "Asia/Kolkata"), "2026-07-01").await;
-    let berlin = matrix(&load(&naive, "Europe/Berlin"), "2026-07-01").await;
-    assert_eq!((kolkata.num_rows(), berlin.num_rows()), (utc.num_rows(), utc.num_rows()));
-    for (i, field) in utc.schema().fields().iter().enumerate() {
-        match field.data_type() {
-            DataType::Timestamp(..) => {}
-            _ => assert_eq!(utc.column(i), kolkata.column(i), "{}", field.name()),
-        }
-        if field.data_type() == &DataType::Int64 || field.data_type() == &DataType::Date32 {
-            assert_eq!(utc.column(i), berlin.column(i), "{}", field.name());
-        }
     }
 }

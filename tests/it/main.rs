@@ -17,6 +17,7 @@ mod labels;
 mod lake;
 mod lake_checks;
 mod ledger;
+mod local_days;
 mod local_time;
 mod model;
 mod names;
