@@ -4,9 +4,11 @@
 //! fault (1, retrying does not help), the infrastructure's (2, retry) or our own (1, please report it). The class stays typed on
 //! its way through a DataFusion stream: an `Error` wrapped in `DataFusionError::External` comes out as it went in.
 
+mod convert;
+
 use std::fmt;
 
-use datafusion::error::DataFusionError;
+pub(crate) use convert::{class_of, find};
 
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -184,11 +186,12 @@ impl Error {
         Error(Box::new(Inner { class, first: problem, rest: Vec::new() }))
     }
 
-    /// A failed read or write of `path`; a file that is missing is the user's fault, the rest the infrastructure's.
+    /// A failed read or write of `path`: a file that is missing, or that no retry will make readable (a folder, a symbolic link
+    /// that leads back to itself, text that is not UTF-8), is the user's fault, the rest the infrastructure's.
     pub fn io(path: impl AsRef<std::path::Path>, source: std::io::Error) -> Self {
         let class = match source.kind() {
-            std::io::ErrorKind::NotFound | std::io::ErrorKind::IsADirectory => Class::User,
-            _ => Class::Infra,
+            std::io::ErrorKind::NotFound => Class::User,
+            _ => convert::class_of_io(&source, Class::Infra),
         };
         Self::new(class, Problem::new(format!("`{}` cannot be used", path.as_ref().display()))).because(source)
     }
@@ -227,6 +230,25 @@ impl Error {
         let mut outer = Error::new(class, Problem::new(message)).because(self);
         outer.0.first.hint = hint;
         outer
+    }
+
+    /// Says first what it is about: `what: message`.
+    pub fn about(mut self, what: impl fmt::Display) -> Self {
+        self.0.first = self.0.first.about(what);
+        self
+    }
+
+    /// The same error again, where it is shared with others: its causes stay as text.
+    fn copied(&self) -> Self {
+        let copied = |problem: &Problem| Problem {
+            place: problem.place.clone(),
+            message: problem.message.clone(),
+            hint: problem.hint.clone(),
+            source: Cause::chain(problem.causes()),
+        };
+        let mut problems = self.problems().map(copied);
+        let first = problems.next().unwrap_or_else(|| Problem::new(self.to_string()));
+        Error(Box::new(Inner { class: self.class(), first, rest: problems.collect() }))
     }
 
     /// Who can mend it.
@@ -270,87 +292,27 @@ impl std::error::Error for Error {
     }
 }
 
-impl From<Error> for DataFusionError {
-    fn from(error: Error) -> Self {
-        DataFusionError::External(Box::new(error))
+/// The text of an error that caused another one.
+#[derive(Debug)]
+struct Cause {
+    text: String,
+    next: Option<Source>,
+}
+
+impl Cause {
+    fn chain(causes: Vec<String>) -> Option<Source> {
+        causes.into_iter().rev().fold(None, |next, text| Some(Box::new(Cause { text, next }) as Source))
     }
 }
 
-impl From<DataFusionError> for Error {
-    fn from(error: DataFusionError) -> Self {
-        match error {
-            DataFusionError::External(source) => match source.downcast::<Error>() {
-                Ok(ours) => *ours,
-                Err(other) => Error::infra("the query failed").because(other),
-            },
-            DataFusionError::Context(what, inner) => Error::from(*inner).context(what),
-            DataFusionError::Diagnostic(_, inner) => Error::from(*inner),
-            DataFusionError::Shared(shared) => from_shared(&shared),
-            DataFusionError::ObjectStore(source) => Error::from(*source),
-            DataFusionError::ResourcesExhausted(what) => Error::infra(format!("out of memory: {what}"))
-                .hint("give the run more with `--memory-limit`, or fewer `--threads`"),
-            DataFusionError::IoError(source) => Error::infra("reading or writing failed").because(source),
-            DataFusionError::ParquetError(source) => {
-                Error::user("a Parquet file cannot be read").because(*source).hint("is the file whole?")
-            }
-            DataFusionError::Collection(errors) => match errors.into_iter().next() {
-                Some(first) => Error::from(first),
-                None => Error::infra("the query failed"),
-            },
-            DataFusionError::Internal(what) => Error::bug(what),
-            DataFusionError::ExecutionJoin(source) => Error::task("a part of the query", *source),
-            // What is left comes from the SQL or the data: plan, schema, arithmetic, casts, unsupported syntax.
-            DataFusionError::ArrowError(source, _) => Error::user(source.to_string()),
-            DataFusionError::SQL(source, _) => Error::user(source.to_string()),
-            other => Error::user(other.strip_backtrace()),
-        }
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
     }
 }
 
-/// A shared error cannot be taken apart; its class is found behind the references.
-fn from_shared(shared: &DataFusionError) -> Error {
-    let mut class = Class::User;
-    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(shared);
-    while let Some(error) = next {
-        if let Some(ours) = error.downcast_ref::<Error>() {
-            class = ours.class();
-        } else if error.is::<object_store::Error>() || error.is::<std::io::Error>() {
-            class = Class::Infra;
-        }
-        next = error.source();
-    }
-    Error::new(class, Problem::new(shared.to_string()))
-}
-
-impl From<object_store::Error> for Error {
-    fn from(error: object_store::Error) -> Self {
-        use object_store::Error as Store;
-        match &error {
-            Store::NotFound { path, .. } => Error::user(format!("`{path}` is not there")),
-            Store::PermissionDenied { path, .. } | Store::Unauthenticated { path, .. } => {
-                Error::user(format!("no permission for `{path}`")).hint("check the credentials in the environment")
-            }
-            Store::NotImplemented { .. } | Store::NotSupported { .. } => Error::user("the store cannot do this"),
-            _ => Error::infra("the object store failed"),
-        }
-        .because(error)
-    }
-}
-
-impl From<arrow::error::ArrowError> for Error {
-    fn from(error: arrow::error::ArrowError) -> Self {
-        match error {
-            arrow::error::ArrowError::ExternalError(source) => match source.downcast::<Error>() {
-                Ok(ours) => *ours,
-                Err(other) => Error::infra("the data cannot be handled").because(other),
-            },
-            other => Error::user(other.to_string()),
-        }
-    }
-}
-
-impl From<parquet::errors::ParquetError> for Error {
-    fn from(error: parquet::errors::ParquetError) -> Self {
-        Error::from(DataFusionError::ParquetError(Box::new(error)))
+impl std::error::Error for Cause {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.next.as_deref().map(|s| s as _)
     }
 }

@@ -6,10 +6,13 @@
 //! as `utf8` to have every partition read.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arrow::array::Array;
 use arrow::datatypes::{Field, Schema};
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use datafusion::common::ScalarValue;
 use datafusion::datasource::physical_plan::parquet::CachedParquetMetaData;
@@ -22,13 +25,14 @@ use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use parquet::DecodeResult;
 use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
-use parquet::file::metadata::{PageIndexPolicy, ParquetMetaDataPushDecoder};
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataPushDecoder};
 use tokio::sync::OnceCell;
 use url::Url;
 
+use super::listed::ListedStore;
 use super::naive_times;
 use super::point_in_time::{days, last_date};
-use super::store::{self, Store};
+use super::store;
 use super::tables::{self, Differences};
 use crate::error::Problem;
 use crate::spec::{ColumnType, Format, TableSpec};
@@ -40,6 +44,8 @@ pub(super) const FOOTERS_IN_FLIGHT: usize = 32;
 const HEADER_BYTES: u64 = 256 << 10;
 /// Parquet's footer mostly fits into the last bytes of a file, and then takes one request.
 pub(super) const FOOTER_BYTES: usize = 64 << 10;
+/// A file that cannot be read is looked at again after this time: whoever is writing it changes it meanwhile.
+const STILL_WRITTEN: Duration = Duration::from_secs(1);
 /// How Hive writes a NULL into a folder's name.
 const HIVE_NULL: &str = "__HIVE_DEFAULT_PARTITION__";
 
@@ -76,7 +82,7 @@ pub(super) struct Opened {
 
 /// Where a table's files are, and what is known of them.
 pub(super) struct TableFiles {
-    pub store: Arc<dyn ObjectStore>,
+    pub store: Arc<ListedStore>,
     pub store_url: ObjectStoreUrl,
     root: Path,
     url: Url,
@@ -95,13 +101,13 @@ impl std::fmt::Debug for TableFiles {
 
 impl TableFiles {
     /// The files behind a table's URL; nothing is contacted yet.
-    pub(super) fn new(table: &TableSpec, store: &Store) -> Result<Self> {
+    pub(super) fn new(table: &TableSpec, store: &Arc<ListedStore>) -> Result<Self> {
         let url = &table.url;
         let root = Path::from_url_path(url.path())
             .map_err(|e| Error::user(format!("`{url}` is not a path")).at(table.place.clone()).because(e))?;
         let store_url = ObjectStoreUrl::parse(&url[..url::Position::BeforePath])?;
         Ok(TableFiles {
-            store: store.inner(),
+            store: Arc::clone(store),
             store_url,
             root,
             url: url.clone(),
@@ -113,7 +119,12 @@ impl TableFiles {
 
     /// Every file, sorted by path; listed once, so that all sessions of a run see the same.
     pub(super) async fn all(&self, table: &TableSpec) -> Result<&[DataFile]> {
-        self.listed.get_or_try_init(|| self.list(table)).await.map(Vec::as_slice)
+        let list = async || {
+            let files = self.list(table).await?;
+            self.store.remember(files.iter().map(|file| &file.meta));
+            Ok(files)
+        };
+        self.listed.get_or_try_init(list).await.map(Vec::as_slice)
     }
 
     /// The files that can hold rows from before `until`.
@@ -271,24 +282,38 @@ impl TableFiles {
     async fn read_end(&self, file: &DataFile, runtime: &RuntimeEnv) -> Result<()> {
         const TAIL: usize = 8;
         let (path, size) = (&file.meta.location, file.meta.size);
+        if size == 0 {
+            return Err(self.not_whole(file, Error::user(format!("`{}` is empty", self.url_of(path)))).await);
+        }
         let range = size.saturating_sub(FOOTER_BYTES as u64)..size;
-        let end = self.store.get_range(path, range.clone()).await;
-        let end = end.map_err(|e| store::failed(&self.url_of(path), "read", e))?;
+        let end = self.store.get_range(path, range.clone()).await?;
         let is_whole = end.last_chunk::<TAIL>().is_some_and(|[a, b, c, d, magic @ ..]| {
             magic == b"PAR1" && u64::from(u32::from_le_bytes([*a, *b, *c, *d])) + TAIL as u64 <= size
         });
         if !is_whole {
-            return Err(Error::user(format!("`{}` is no whole Parquet file", self.url_of(path)))
-                .hint("was its upload cut off? write it again, or remove it"));
+            let error = Error::user(format!("`{}` is no whole Parquet file", self.url_of(path)));
+            return Err(self.not_whole(file, error).await);
         }
-        let mut decoder = ParquetMetaDataPushDecoder::try_new(size)?.with_page_index_policy(PageIndexPolicy::Optional);
-        decoder.push_range(range, end)?;
-        if let DecodeResult::Data(footer) = decoder.try_decode()? {
-            let footer = Arc::new(CachedParquetMetaData::new(Arc::new(footer)));
-            let entry = CachedFileMetadataEntry::new(file.meta.clone(), footer);
-            runtime.cache_manager.get_file_metadata_cache().put(path, entry);
+        match decoded(size, range, end) {
+            Ok(Some(footer)) => {
+                let footer = Arc::new(CachedParquetMetaData::new(Arc::new(footer)));
+                let entry = CachedFileMetadataEntry::new(file.meta.clone(), footer);
+                runtime.cache_manager.get_file_metadata_cache().put(path, entry);
+                Ok(())
+            }
+            Ok(None) => Ok(()),
+            Err(error) => Err(self.not_whole(file, error).await),
         }
-        Ok(())
+    }
+
+    /// The error of a file that cannot be read: it may still be in the making.
+    async fn not_whole(&self, file: &DataFile, error: Error) -> Error {
+        tokio::time::sleep(STILL_WRITTEN).await;
+        match self.store.is_unchanged(&file.meta).await {
+            true => error.hint("was its upload cut off? write it again from where its rows come from"),
+            false => Error::infra(format!("`{}` is being written", self.url_of(&file.meta.location)))
+                .hint("run it again: the next run lists the table anew"),
+        }
     }
 
     /// The least and the greatest event time of a file, by its footer; `None` where no row has one, an error where the footer
@@ -339,13 +364,26 @@ impl TableFiles {
 
     /// The names in the header line. CSV has no types: whether the text fits the declared ones shows when it is read.
     async fn header(&self, file: &DataFile, declared: &Schema) -> Result<(Schema, Option<usize>)> {
-        let start = self.store.get_range(&file.meta.location, 0..file.meta.size.min(HEADER_BYTES)).await;
-        let start = start.map_err(|e| store::failed(&self.url_of(&file.meta.location), "read", e))?;
+        if file.meta.size == 0 {
+            let error = Error::user(format!("`{}` is empty", self.url_of(&file.meta.location)));
+            return Err(self.not_whole(file, error).await);
+        }
+        let start = self.store.get_range(&file.meta.location, 0..file.meta.size.min(HEADER_BYTES)).await?;
         let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&start);
         let format = arrow::csv::reader::Format::default().with_header(true);
         let (schema, _) = format.infer_schema(std::io::Cursor::new(start), Some(0))?;
         let names: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
         Ok((csv_schema(&names, declared), None))
+    }
+}
+
+/// A footer by the end of a file; `None` where it begins before that.
+fn decoded(size: u64, range: Range<u64>, end: Bytes) -> Result<Option<ParquetMetaData>> {
+    let mut decoder = ParquetMetaDataPushDecoder::try_new(size)?.with_page_index_policy(PageIndexPolicy::Optional);
+    decoder.push_range(range, end)?;
+    match decoder.try_decode()? {
+        DecodeResult::Data(footer) => Ok(Some(footer)),
+        _ => Ok(None),
     }
 }
 

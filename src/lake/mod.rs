@@ -7,18 +7,25 @@
 
 mod check_scan;
 mod checks;
+mod damage;
 mod files;
 mod finds;
+mod http;
+mod listed;
 mod local;
 mod matrix_file;
 mod naive_times;
 mod objects;
 mod online;
+mod pages;
+mod parquet_reader;
 mod point_in_time;
 mod provider;
 pub mod publish;
 mod read;
 mod report;
+mod resume;
+mod scan_source;
 mod session;
 mod spans;
 mod store;
@@ -53,6 +60,7 @@ pub use traffic::Traffic;
 use self::checks::Checks;
 use self::files::TableFiles;
 use self::finds::{Finds, Split};
+use self::listed::ListedStore;
 use self::provider::LakeTable;
 use self::report::{Found, Repeated, TableState, locked};
 use self::unique::Repeats;
@@ -92,7 +100,7 @@ impl Lake {
     /// Some tables, whose days begin in this time zone, with these environment variables instead of the process's.
     pub fn over(specs: &[TableSpec], timezone: Tz, options: &EngineOptions, env: &[(String, String)]) -> Result<Self> {
         let runtime = session::runtime(options)?;
-        let mut stores: HashMap<String, Store> = HashMap::new();
+        let mut stores: HashMap<String, Arc<ListedStore>> = HashMap::new();
         let (mut tables, mut problems) = (Vec::new(), Vec::new());
         for spec in specs {
             problems.extend(time_problems(spec));
@@ -102,9 +110,9 @@ impl Lake {
             });
             let bucket = spec.url[..url::Position::BeforePath].to_owned();
             let store = match stores.get(&bucket) {
-                Some(store) => store.clone(),
+                Some(store) => Arc::clone(store),
                 None => match Store::open_with(&spec.url, env) {
-                    Ok(store) => store,
+                    Ok(store) => Arc::new(ListedStore::new(&store)),
                     Err(error) => {
                         problems.extend(error.at(spec.place.clone()).into_problems());
                         continue;
@@ -112,7 +120,7 @@ impl Lake {
                 },
             };
             let files = TableFiles::new(spec, &store)?;
-            runtime.register_object_store(files.store_url.as_ref(), store.inner());
+            runtime.register_object_store(files.store_url.as_ref(), Arc::clone(&store) as _);
             stores.insert(bucket, store);
             let spec = TableSpec { timezone, ..spec.clone() };
             tables.push(Table { spec: Arc::new(spec), checks: Arc::new(checks), files: Arc::new(files) });

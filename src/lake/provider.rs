@@ -15,7 +15,6 @@ use datafusion::common::{DFSchema, Result as FusionResult, Statistics};
 use datafusion::datasource::TableType;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::memory::MemorySourceConfig;
-use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
 use datafusion::datasource::physical_plan::{CsvSource, FileGroup, FileScanConfigBuilder, FileSource, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
@@ -33,8 +32,10 @@ use super::check_scan::{CheckExec, Conditions, Sink};
 use super::checks::Checks;
 use super::files::{DataFile, FOOTER_BYTES, TableFiles, csv_schema};
 use super::naive_times::{self, NaiveTimes};
+use super::parquet_reader::ParquetReaders;
 use super::point_in_time::{Visibility, visible, visible_or_undated};
 use super::report::TableState;
+use super::scan_source::{ScanSource, ScannedTable};
 use super::spans::{self, InSpans};
 use super::tables;
 use super::unique::Repeats;
@@ -170,8 +171,7 @@ impl LakeTable {
             Format::Parquet => {
                 let schema = self.table_schema(&declared);
                 let runtime = session.runtime_env();
-                let cache = runtime.cache_manager.get_file_metadata_cache();
-                let readers = CachedParquetFileReaderFactory::new(Arc::clone(&self.files.store), cache);
+                let readers = ParquetReaders::new(&self.files.store, runtime);
                 let global = session.config_options().execution.parquet.clone();
                 let mut source = ParquetSource::new(schema)
                     .with_table_parquet_options(TableParquetOptions { global, ..TableParquetOptions::default() })
@@ -250,6 +250,8 @@ impl LakeTable {
             None => FileGroup::new(parts).split_files(threads),
         };
         let adapter = || Arc::new(NaiveTimes::new(&self.spec)) as Arc<dyn PhysicalExprAdapterFactory>;
+        let table = ScannedTable { name: self.spec.name.clone(), store: Arc::clone(&self.files.store) };
+        let source = ScanSource::new(source, Arc::new(table));
         let config = FileScanConfigBuilder::new(self.files.store_url.clone(), source)
             .with_file_groups(groups)
             .with_statistics(statistics)

@@ -55,6 +55,9 @@ pub fn parse_bytes(text: &str) -> Result<usize> {
     }
 }
 
+/// Rows of a batch.
+pub(super) const BATCH_ROWS: usize = 8192;
+
 /// A session without tables: the settings that every query of a job in this time zone runs under.
 pub fn context(options: &EngineOptions, timezone: Tz) -> Result<SessionContext> {
     Ok(context_in(options, timezone, runtime(options)?))
@@ -83,7 +86,7 @@ pub(super) fn runtime(options: &EngineOptions) -> Result<Arc<RuntimeEnv>> {
 pub(super) fn context_in(options: &EngineOptions, timezone: Tz, runtime: Arc<RuntimeEnv>) -> SessionContext {
     let mut config = SessionConfig::new()
         .with_target_partitions(options.threads.max(1))
-        .with_batch_size(8192)
+        .with_batch_size(BATCH_ROWS)
         .with_information_schema(false);
     let settings = config.options_mut();
     settings.sql_parser.collect_spans = true;

@@ -3,11 +3,10 @@
 //! A [`Store`] is opened on a URL and knows its objects by their path below it (`predictions/ds=2026-07-01/…`). Every put
 //! is one step for whoever reads: the old object or the new one, never a part. On a local disk it is flushed before it
 //! gets its name, so it also survives a power cut. Errors name the full URL; a store that cannot be reached is given up
-//! after about a minute and is the infrastructure's fault.
+//! after 45 seconds (`TENURE_RETRY_SECONDS` says otherwise) and is the infrastructure's fault.
 
 use std::path::Path as FsPath;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -16,13 +15,14 @@ use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    BackoffConfig, ObjectMeta, ObjectStore, ObjectStoreExt, ObjectStoreScheme, PutMode, PutOptions, RetryConfig,
-    WriteMultipart,
+    ObjectMeta, ObjectStore, ObjectStoreExt, ObjectStoreScheme, PutMode, PutOptions, PutResult, WriteMultipart,
 };
 use url::Url;
 
+use super::http::Connector;
 use super::local::{self, Existing};
-use super::traffic::Counting;
+use super::resume::{Patience, Resuming};
+use crate::error::{Class, Problem, class_of, find};
 use crate::{Error, Result};
 
 /// Parts of an upload: S3 takes 10,000 of them, so one object may have 80 GiB.
@@ -58,6 +58,7 @@ pub struct Store {
     prefix: Path,
     inner: Arc<dyn ObjectStore>,
     local: Option<Arc<LocalFileSystem>>,
+    patience: Patience,
 }
 
 impl std::fmt::Debug for Store {
@@ -83,35 +84,42 @@ impl Store {
         let (scheme, prefix) = ObjectStoreScheme::parse(&url)
             .map_err(|e| Error::user(format!("`{url}` is not the URL of a store")).hint(SCHEMES).because(e))?;
         let failed = |e: object_store::Error| Error::user(format!("`{url}` cannot be opened")).because(e);
+        let patience = Patience::from_env(env)?;
+        let retries = patience.config();
         let mut local = None;
-        let inner: Arc<dyn ObjectStore> = match scheme {
+        let remote: Arc<dyn ObjectStore> = match scheme {
             ObjectStoreScheme::Local => Arc::clone(local.insert(Arc::new(LocalFileSystem::new()))) as _,
             ObjectStoreScheme::Memory => Arc::new(InMemory::new()),
-            ObjectStoreScheme::AmazonS3 => Arc::new(s3(&url, env).map_err(failed)?),
+            ObjectStoreScheme::AmazonS3 => Arc::new(s3(&url, env, retries).map_err(failed)?),
             ObjectStoreScheme::GoogleCloudStorage => {
                 let builder = object_store::gcp::GoogleCloudStorageBuilder::new().with_url(url.as_str());
                 let builder = configured(env, "GOOGLE_", builder, |b, k, v| b.with_config(k, v));
-                Arc::new(builder.with_http_connector(Counting).with_retry(retries()).build().map_err(failed)?)
+                Arc::new(builder.with_http_connector(Connector).with_retry(retries).build().map_err(failed)?)
             }
             ObjectStoreScheme::MicrosoftAzure => {
                 let builder = object_store::azure::MicrosoftAzureBuilder::new().with_url(url.as_str());
                 let builder = configured(env, "AZURE_", builder, |b, k, v| b.with_config(k, v));
-                Arc::new(builder.with_http_connector(Counting).with_retry(retries()).build().map_err(failed)?)
+                Arc::new(builder.with_http_connector(Connector).with_retry(retries).build().map_err(failed)?)
             }
             _ => return Err(Error::user(format!("`{url}` is not the URL of a store")).hint(SCHEMES)),
         };
-        Ok(Store { url, prefix, inner, local })
+        let inner = match local.is_some() {
+            true => remote,
+            false => Arc::new(Resuming::new(remote, patience)),
+        };
+        Ok(Store { url, prefix, inner, local, patience })
     }
 
     /// An empty store in memory, for tests.
     pub fn memory() -> Self {
         let url = Url::parse("memory:///").unwrap_or_else(|_| unreachable!("a constant URL"));
-        Store { url, prefix: Path::default(), inner: Arc::new(InMemory::new()), local: None }
+        Self::over(Arc::new(InMemory::new()), url)
     }
 
     /// A store over an object store that is open already; the paths of `inner` start where the URL does.
     pub fn over(inner: Arc<dyn ObjectStore>, url: Url) -> Self {
-        Store { url: as_folder(url), prefix: Path::default(), inner, local: None }
+        let patience = Patience { bound: std::time::Duration::ZERO };
+        Store { url: as_folder(url), prefix: Path::default(), inner, local: None, patience }
     }
 
     /// The folder's URL; ends with `/`.
@@ -184,7 +192,13 @@ impl Store {
         self.put_mode(path, bytes.into(), Existing::Replace).await.map(|_| ())
     }
 
-    /// Puts an object unless there is one of that name. Of several that try at once, one creates it.
+    /// The disk behind it, if it is one.
+    pub(super) fn local(&self) -> Option<Arc<LocalFileSystem>> {
+        self.local.clone()
+    }
+
+    /// Puts an object unless there is one of that name. Of several that try at once with different bytes, one creates it; a remote
+    /// object of the very same bytes counts as created here, because the answer to a put may be lost.
     pub async fn put_new(&self, path: &str, bytes: impl Into<Bytes>) -> Result<PutOutcome> {
         self.put_mode(path, bytes.into(), Existing::Keep).await
     }
@@ -197,11 +211,27 @@ impl Store {
             Existing::Replace => PutMode::Overwrite,
             Existing::Keep => PutMode::Create,
         };
-        let options = PutOptions { mode, ..PutOptions::default() };
-        match self.inner.put_opts(&self.full_path(path), bytes.into(), options).await {
+        match self.put_patiently(path, &bytes, &mode).await {
             Ok(_) => Ok(PutOutcome::Created),
-            Err(object_store::Error::AlreadyExists { .. }) if existing == Existing::Keep => Ok(PutOutcome::Exists),
+            Err(object_store::Error::AlreadyExists { .. }) if existing == Existing::Keep => {
+                let ours = self.find(path).await?.is_some_and(|found| found == bytes);
+                Ok(if ours { PutOutcome::Created } else { PutOutcome::Exists })
+            }
             Err(error) => Err(self.failed("written", path, error)),
+        }
+    }
+
+    /// Puts an object, again where the connection broke before the answer came. Whether a put that creates had its effect then shows
+    /// when it is tried again.
+    async fn put_patiently(&self, path: &str, bytes: &Bytes, mode: &PutMode) -> object_store::Result<PutResult> {
+        let mut tries = self.patience.start();
+        loop {
+            let options = PutOptions { mode: mode.clone(), ..PutOptions::default() };
+            let put = self.inner.put_opts(&self.full_path(path), bytes.clone().into(), options).await;
+            let broken = |error: &object_store::Error| find::<object_store::client::HttpError>(error).is_some();
+            if !put.as_ref().is_err_and(broken) || !tries.again().await {
+                return put;
+            }
         }
     }
 
@@ -296,11 +326,18 @@ impl Store {
 /// The error of an operation on an object or a folder, with its full URL.
 pub(super) fn failed(url: &str, done: &str, error: object_store::Error) -> Error {
     let message = format!("`{url}` cannot be {done}");
+    if matches!(error, object_store::Error::InvalidPath { .. }) {
+        return Error::from(error).context(message).hint("call it something else: names have to be UTF-8");
+    }
+    if url.starts_with("file:") && class_of(&error) == Some(Class::User) {
+        let hint = "does a symbolic link lead back to a folder above it? take the link out of the lake";
+        return Error::from(error).context(message).hint(hint);
+    }
     if !matches!(error, object_store::Error::Generic { .. }) {
         return Error::from(error).context(message);
     }
     match refusal(&error) {
-        Some(hint) => Error::user(message).hint(hint).because(error),
+        Some((class, hint)) => Error::new(class, Problem::new(message).hint(hint)).because(error),
         None if url.starts_with("s3") => Error::from(error).context(message).hint(
             "is the store reachable? its address and credentials are `AWS_ENDPOINT_URL`, `AWS_REGION`, \
              `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`",
@@ -309,16 +346,23 @@ pub(super) fn failed(url: &str, done: &str, error: object_store::Error) -> Error
     }
 }
 
-/// What to do about S3's error codes that another try will not change. A listing's error comes without a kind of its own.
-fn refusal(error: &object_store::Error) -> Option<&'static str> {
+/// Whose fault S3's refusals are, and what to do about them. A listing's error comes without a kind of its own.
+fn refusal(error: &object_store::Error) -> Option<(Class, &'static str)> {
     let text = error.to_string();
     let code = text.split_once("<Code>")?.1.split_once("</Code>")?.0;
     match code {
         "NoSuchBucket" | "PermanentRedirect" | "InvalidBucketName" => {
-            Some("is the bucket's name right, and its region?")
+            Some((Class::User, "is the bucket's name right, and its region?"))
         }
-        "AccessDenied" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "ExpiredToken" | "InvalidToken" => {
-            Some("check the credentials in the environment")
+        // Credentials come from outside and change there: a token that has expired is renewed by the next try.
+        "AccessDenied"
+        | "InvalidAccessKeyId"
+        | "SignatureDoesNotMatch"
+        | "ExpiredToken"
+        | "InvalidToken"
+        | "TokenRefreshRequired"
+        | "RequestTimeTooSkewed" => {
+            Some((Class::Infra, "check the credentials in the environment, and whether they have expired"))
         }
         _ => None,
     }
@@ -354,7 +398,11 @@ fn read_part(mut file: std::fs::File) -> std::io::Result<(Bytes, Option<std::fs:
     Ok((part.into(), more.then_some(file)))
 }
 
-fn s3(url: &Url, env: &[(String, String)]) -> object_store::Result<object_store::aws::AmazonS3> {
+fn s3(
+    url: &Url,
+    env: &[(String, String)],
+    retries: object_store::RetryConfig,
+) -> object_store::Result<object_store::aws::AmazonS3> {
     use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
     let builder = configured(env, "AWS_", AmazonS3Builder::new(), |b, k, v| b.with_config(k, v));
     let endpoint = env.iter().find(|(k, _)| k == "AWS_ENDPOINT_URL_S3" || k == "AWS_ENDPOINT_URL");
@@ -363,8 +411,8 @@ fn s3(url: &Url, env: &[(String, String)]) -> object_store::Result<object_store:
     builder
         .with_url(url.as_str())
         .with_conditional_put(S3ConditionalPut::ETagMatch)
-        .with_http_connector(Counting)
-        .with_retry(retries())
+        .with_http_connector(Connector)
+        .with_retry(retries)
         .build()
 }
 
@@ -380,13 +428,6 @@ fn configured<B, K: std::str::FromStr>(
         Ok(key) => set(builder, key, value),
         Err(_) => builder,
     })
-}
-
-/// A request is tried for some 45 seconds; its last try may take as long as a request may (30 seconds).
-fn retries() -> RetryConfig {
-    let backoff =
-        BackoffConfig { init_backoff: Duration::from_millis(200), max_backoff: Duration::from_secs(8), base: 2. };
-    RetryConfig { backoff, max_retries: 8, retry_timeout: Duration::from_secs(45) }
 }
 
 #[cfg(test)]

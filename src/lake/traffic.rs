@@ -44,14 +44,9 @@ impl Traffic {
     }
 }
 
-/// Connects to stores and counts what they are asked.
-#[derive(Debug)]
-pub(super) struct Counting;
-
-impl HttpConnector for Counting {
-    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
-        Ok(HttpClient::new(Counted(ReqwestConnector::default().connect(options)?)))
-    }
+/// A client for a store that counts what it is asked.
+pub(super) fn connect(options: &ClientOptions) -> object_store::Result<HttpClient> {
+    Ok(HttpClient::new(Counted(ReqwestConnector::default().connect(options)?)))
 }
 
 #[derive(Debug)]

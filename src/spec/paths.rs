@@ -72,8 +72,36 @@ fn is_url(path: &str) -> bool {
     path.contains("://")
 }
 
-/// A URL of an object store; a `file://./x` starts at the root. Tells what is wrong with it.
+/// A URL without what may be secret: the user and password before the host, and what follows a `?` or `#`.
+fn masked(text: &str) -> String {
+    let (text, cut) = match text.find(['?', '#']) {
+        Some(at) => (&text[..at], format!("{}…", &text[at..=at])),
+        None => (text, String::new()),
+    };
+    let (scheme, rest) = text.find(":/").map_or(("", text), |at| text.split_at(at + 1));
+    let slashes = rest.len() - rest.trim_start_matches('/').len();
+    let (slashes, rest) = rest.split_at(slashes.min(2));
+    let host = rest.find('/').unwrap_or(rest.len());
+    match rest[..host].rfind('@') {
+        Some(at) if !scheme.is_empty() => format!("{scheme}{slashes}…{}{cut}", &rest[at..]),
+        _ => format!("{text}{cut}"),
+    }
+}
+
+/// A URL of an object store; a `file://./x` starts at the root. Tells what is wrong with it, and no secret that is part of it.
 pub(super) fn store_url(text: &str, pos: Pos, root: &Root, problems: &mut Problems) -> Option<Url> {
+    let whole = text;
+    let text = masked(text);
+    let text = text.as_str();
+    if text != whole && !text.contains(['?', '#']) {
+        problems.add(
+            pos,
+            format!("`{text}` holds a user name or password"),
+            "write the bucket and folder alone; credentials come from the environment, as `AWS_ACCESS_KEY_ID` and \
+             `AWS_SECRET_ACCESS_KEY`",
+        );
+        return None;
+    }
     let Some((scheme, rest)) = text.split_once("://") else {
         let hint = match text.split_once(":/") {
             Some((scheme, rest)) => format!("a URL has two slashes after the colon: `{scheme}://{rest}`"),
@@ -97,7 +125,7 @@ pub(super) fn store_url(text: &str, pos: Pos, root: &Root, problems: &mut Proble
         problems.add(
             pos,
             format!("`{text}` has a `?` or `#`"),
-            "write the folder alone; options come from the environment",
+            "write the folder alone; options and signatures come from the environment",
         );
         return None;
     }
@@ -270,6 +298,24 @@ mod tests {
         assert_eq!(url("s3a://bucket/lake").unwrap_err(), "did you mean `s3`?");
         assert_eq!(url("s3:/bucket").unwrap_err(), "a URL has two slashes after the colon: `s3://bucket`");
         assert_eq!(url("s3:///lake").unwrap_err(), "write `s3://bucket/folder`");
+    }
+
+    #[test]
+    fn no_secret_of_a_url_is_told_again() {
+        let secret =
+            ["s3://AKIA:p4ss@bucket/lake", "s3://p4ss@bucket/lake", "az://box/lake?sig=p4ss", "s3:/AKIA:p4ss@b/lake"];
+        for text in
+            secret.into_iter().chain(["https://AKIA:p4ss@host/lake?sig=p4ss", "s3://b/#p4ss", "box/lake?sig=p4ss"])
+        {
+            let mut problems = Problems::of("job.yaml");
+            assert_eq!(folder_url(text, Pos::START, &root(), &mut problems), None, "{text}");
+            let told = problems.into_sorted();
+            assert_eq!(told.len(), 1);
+            assert!(!format!("{told:?}").contains("p4ss") && !format!("{told:?}").contains("AKIA"), "{told:?}");
+        }
+        assert_eq!(url("file:///data/a@b/lake").as_deref(), Ok("file:///data/a@b/lake/"));
+        assert_eq!(url("file://./a@b/lake").as_deref(), Ok("file:///shop/a@b/lake/"));
+        assert_eq!(url("s3://bucket/a@b/lake").as_deref(), Ok("s3://bucket/a@b/lake/"));
     }
 
     #[test]

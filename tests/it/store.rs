@@ -102,7 +102,7 @@ async fn an_endpoint_that_nobody_answers_is_the_infrastructures_fault() {
     assert_eq!(error.class(), Class::Infra);
     assert_eq!(error.to_string(), "`s3://lake/night/x.json` cannot be read");
     assert!(error.problems().next().unwrap().hint.as_ref().unwrap().contains("AWS_ENDPOINT_URL"));
-    assert!(started.elapsed().as_secs() < 75, "took {:?}", started.elapsed());
+    assert!((3..30).contains(&started.elapsed().as_secs()), "took {:?}", started.elapsed());
 }
 
 #[tokio::test]

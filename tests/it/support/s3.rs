@@ -66,6 +66,11 @@ impl S3Server {
         answer.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The environment variables with which a process finds this server.
     pub fn env(&self) -> Vec<(String, String)> {
         env_for(&format!("http://127.0.0.1:{}", self.port))
@@ -91,12 +96,19 @@ impl Drop for S3Server {
 
 /// The environment variables with which a process uses an endpoint.
 pub fn env_for(endpoint: &str) -> Vec<(String, String)> {
+    patient_env_for(endpoint, 5)
+}
+
+/// The same with so many seconds for tries of what fails.
+pub fn patient_env_for(endpoint: &str, seconds: u32) -> Vec<(String, String)> {
+    let seconds = seconds.to_string();
     let variables = [
         ("AWS_ENDPOINT_URL", endpoint),
         ("AWS_ACCESS_KEY_ID", "test"),
         ("AWS_SECRET_ACCESS_KEY", "test"),
         ("AWS_REGION", "us-east-1"),
         ("AWS_ALLOW_HTTP", "true"),
+        ("TENURE_RETRY_SECONDS", seconds.as_str()),
     ];
     variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
