@@ -23,6 +23,8 @@ pub struct CheckArgs {
 pub(super) fn run(args: &CheckArgs, global: &GlobalArgs, printer: &Printer) -> Result<ExitStatus> {
     let spec = args.job.load()?;
     let engine = global.engine()?;
+    // A check runs no model, but a wrong option is wrong here too.
+    global.device()?;
     let report = block_on(&engine, async {
         if !args.online {
             return pipeline::check(&spec).await;

@@ -62,6 +62,7 @@ pub async fn evaluate(
     }
     let plan = Plan::new(spec).await?;
     groups_exist(&plan, model, &options.by)?;
+    let device = options.device.resolve()?;
     let bundle = Bundle::open(&model.bundle)?;
     let trained = bundle.manifest().trained_as_of;
     if as_of.date() < trained {
@@ -76,7 +77,6 @@ pub async fn evaluate(
     let features = |name: &&str| plan.columns.iter().any(|column| column.name == **name);
     let read = plan.stages.as_ref().map(StagePlan::condition_columns).unwrap_or_default();
     let keep: Vec<String> = read.into_iter().filter(features).map(str::to_owned).collect();
-    let device = options.device.resolve()?;
     let hindsight = Hindsight::gather(&source, task, &bundle, as_of, device, &keep).await?;
     let customers = concat_batches(&hindsight.data().kept[0].schema(), &hindsight.data().kept)?;
 

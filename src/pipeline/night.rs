@@ -267,6 +267,8 @@ impl Night<'_> {
         dir: &Path,
         states: Option<Arc<States>>,
     ) -> Result<ScoredFiles> {
+        // A device that is not there is told before the lake is read.
+        let scored_on = bundle.map(|bundle| Ok::<_, Error>((bundle, self.options.device.resolve()?))).transpose()?;
         let session = self.lake.session(Visibility::at(self.as_of)).await?;
         let read = bundle.is_some_and(|bundle| bundle.manifest().network.sequence.is_some());
         let features = if read { self.plan.features.clone() } else { self.plan.features.without_sequence() };
@@ -275,7 +277,7 @@ impl Night<'_> {
         let not_finite = features.not_finite().clone();
         let mut writer = tables.scored_writer(dir, self.publish.features)?;
         let progress = self.printer.progress("scoring", None);
-        match bundle {
+        match scored_on {
             None => {
                 let mut features = features;
                 while let Some(batch) = features.next().await {
@@ -285,14 +287,8 @@ impl Night<'_> {
                     progress.add(batch.num_rows() as u64);
                 }
             }
-            Some(bundle) => {
-                let scorer = Scorer::start(
-                    bundle,
-                    self.spec,
-                    &self.plan.columns,
-                    &self.plan.sql_hashes(),
-                    self.options.device.resolve()?,
-                )?;
+            Some((bundle, device)) => {
+                let scorer = Scorer::start(bundle, self.spec, &self.plan.columns, &self.plan.sql_hashes(), device)?;
                 let mut scored = scorer.score(self.with_minimum_data(features)?);
                 while let Some(batch) = scored.next().await {
                     let batch = batch?;

@@ -164,10 +164,14 @@ fn model_problems(
             unknown("the text column".to_owned(), column, names().collect(), file);
         }
     }
+    let is_text = |name: &str| columns.iter().any(|c| c.name == name && c.data_type == DataType::Utf8);
+    let mut texts: Vec<(&str, &str, &Place)> = Vec::new();
     if let Some(rfm) = &task.train.rfm {
         for column in [&rfm.recency, &rfm.frequency, &rfm.monetary] {
             if !names().any(|name| name == column) {
                 unknown("the feature".to_owned(), column, names().collect(), &rfm.place);
+            } else if is_text(column) {
+                texts.push(("train.rfm", column, &rfm.place));
             }
         }
     }
@@ -176,6 +180,8 @@ fn model_problems(
         for column in columns.into_iter().flatten() {
             if !names().any(|name| name == column) {
                 unknown("the feature".to_owned(), column, names().collect(), &btyd.place);
+            } else if is_text(column) {
+                texts.push(("model.btyd", column, &btyd.place));
             }
         }
         if let Some(name) = names().find(|name| name.starts_with(BTYD_PREFIX)) {
@@ -184,6 +190,11 @@ fn model_problems(
             problems.push(problem.at(btyd.place.clone()).hint("rename the feature"));
         }
     }
+    problems.extend(texts.into_iter().map(|(key, column, place)| {
+        Problem::new(format!("`{key}` wants numbers, and the feature `{column}` holds text"))
+            .at(place.clone())
+            .hint("name a feature that is a number; `tenure features docs` lists them with their types")
+    }));
     let taken = |name: &str| names().any(|n| n == name) || name == task.entity.key;
     for (name, ..) in score_columns(model) {
         if taken(&name) {

@@ -35,9 +35,10 @@ pub async fn train(
     let task = spec.entity_task()?;
     ready_to_train(task)?;
     let plan = Plan::new(spec).await?;
+    let device = device.resolve()?;
     // No label window may reach beyond the day of the training, and nothing that became known later counts.
     let source = LakeSnapshots::new(spec, &plan, engine, as_of).await?;
-    let job = TrainJob { name: spec.name(), task, device: device.resolve()? };
+    let job = TrainJob { name: spec.name(), task, device };
     train_watched(&source, job, as_of, printer, watch).await
 }
 

@@ -45,8 +45,9 @@ pub async fn tune(
     };
     ready_to_train(task)?;
     let plan = Plan::new(spec).await?;
+    let device = device.resolve()?;
     let source = LakeSnapshots::new(spec, &plan, engine, as_of).await?;
-    let job = TrainJob { name: spec.name(), task, device: device.resolve()? };
+    let job = TrainJob { name: spec.name(), task, device };
     let options = TuneOptions {
         folder: &folder,
         trials: limits.trials,

@@ -193,3 +193,28 @@ fn a_quiet_check_prints_nothing_where_all_is_right() {
     assert_exit(&output, 1);
     assert!(stderr(&output).contains("Europe/Berlin"), "{}", stderr(&output));
 }
+
+#[test]
+fn text_is_no_number_for_the_regression_on_recency_frequency_and_money() {
+    let recency = "recency: days_since_last_order";
+    let output = of_demo(&demo(&[(recency, "recency: country")]), &["check"]);
+    assert_exit(&output, 1);
+    assert!(
+        stderr(&output).contains("`train.rfm` wants numbers, and the feature `country` holds text"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn a_device_is_looked_up_before_the_lake_is_read() {
+    let demo = demo(&[]);
+    for (line, told) in [
+        (&["check", "--device", "gpu"][..], "`gpu` is not a device"),
+        (&["evaluate", "--as-of", "2026-04-01", "--device", "cuda:99"], "cuda:99"),
+    ] {
+        let output = of_demo(&demo, line);
+        assert_exit(&output, 1);
+        assert!(stderr(&output).contains(told), "{line:?}: {}", stderr(&output));
+    }
+}

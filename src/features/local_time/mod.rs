@@ -229,12 +229,16 @@ pub(super) fn naive_part(expr: &Expr, schema: &DFSchema) -> Result<Option<Proble
             Expr::Cast(cast) => (cast.expr.as_ref(), cast.field.data_type().clone()),
             Expr::TryCast(cast) => (cast.expr.as_ref(), cast.field.data_type().clone()),
             Expr::ScalarFunction(function) if function.name() == "arrow_cast" => match function.args.first() {
-                Some(inner) => (inner, part.get_type(schema)?),
+                Some(inner) => match part.get_type(schema) {
+                    Ok(to) => (inner, to),
+                    Err(_) => return Ok(TreeNodeRecursion::Continue),
+                },
                 None => return Ok(TreeNodeRecursion::Continue),
             },
             _ => return Ok(TreeNodeRecursion::Continue),
         };
-        let from = inner.get_type(schema)?;
+        // What has no type here was planned in another schema, and is looked at there.
+        let Ok(from) = inner.get_type(schema) else { return Ok(TreeNodeRecursion::Continue) };
         if matches!((&from, &to), (DataType::Timestamp(_, Some(_)), DataType::Timestamp(_, None))) {
             let message = "a timestamp meets a date or a time without a zone here, and would lose its own";
             let hint = "write `CAST(… AS TIMESTAMP)` around the other one: a date is then its midnight in the job's `timezone`";
