@@ -364,3 +364,83 @@ fn shifted(
         shift().ok_or_else(|| ArrowError::ComputeError("a time moved by an interval lies too far away".to_owned()))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::IntervalMonthDayNanoArray;
+    use arrow::datatypes::IntervalMonthDayNano;
+    use chrono::{DateTime, Duration, NaiveDateTime, Timelike, Utc};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ZONES: [&str; 6] =
+        ["Europe/Berlin", "America/New_York", "Asia/Kolkata", "America/Havana", "Africa/Cairo", "Australia/Lord_Howe"];
+
+    fn at(text: &str) -> i64 {
+        text.parse::<DateTime<Utc>>().unwrap().timestamp_micros()
+    }
+
+    fn micros(local: NaiveDateTime) -> i64 {
+        local.and_utc().timestamp_micros()
+    }
+
+    /// The start of a unit, from the parts of what a calendar shows.
+    fn start(unit: &str, local: NaiveDateTime) -> NaiveDateTime {
+        let date = local.date();
+        let date = match unit {
+            "week" => date - Duration::days(i64::from(date.weekday().num_days_from_monday())),
+            "month" => date.with_day(1).unwrap(),
+            "quarter" => date.with_day(1).unwrap().with_month(date.month0() / 3 * 3 + 1).unwrap(),
+            "year" => NaiveDate::from_ymd_opt(date.year(), 1, 1).unwrap(),
+            _ => date,
+        };
+        date.and_hms_opt(0, 0, 0).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn a_start_is_what_the_calendar_of_the_zone_says(
+            zone in prop::sample::select(&ZONES[..]),
+            instant in at("1975-01-01T00:00:00Z")..at("2060-01-01T00:00:00Z"),
+        ) {
+            let clock = LocalClock::of(zone.parse().unwrap());
+            let shown = |instant: i64| {
+                DateTime::<Utc>::from_timestamp_micros(instant).unwrap().with_timezone(&clock.timezone()).naive_local()
+            };
+            for unit in ["day", "week", "month", "quarter", "year"] {
+                let name = ColumnarValue::Scalar(ScalarValue::from(unit));
+                let found = unit_of(Some(&name)).unwrap().start(instant, &clock);
+                let wanted = start(unit, shown(instant));
+                // Midnight, or the first instant after one that is missing.
+                let missing = shown(found) - wanted;
+                prop_assert!(found <= instant && missing >= Duration::zero() && missing <= Duration::hours(1), "{unit}");
+                prop_assert_eq!(found, clock.instant(micros(wanted)), "{}", unit);
+            }
+            let hour = unit_of(Some(&ColumnarValue::Scalar(ScalarValue::from("hour")))).unwrap().start(instant, &clock);
+            if clock.offset(hour) == clock.offset(instant) {
+                prop_assert_eq!((shown(hour).minute(), shown(hour).hour()), (0, shown(instant).hour()));
+            }
+        }
+
+        #[test]
+        fn an_interval_moves_the_calendar_by_months_and_days_and_the_instant_by_the_rest(
+            zone in prop::sample::select(&ZONES[..]),
+            instant in at("1975-01-01T00:00:00Z")..at("2060-01-01T00:00:00Z"),
+            months in -30..30i32, days in -400..400i32, hours in -50..50i64, back in any::<bool>(),
+        ) {
+            let clock = LocalClock::of(zone.parse().unwrap());
+            let interval = IntervalMonthDayNano::new(months, days, hours * 3_600_000_000_000);
+            let times: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![instant]).with_timezone(zone));
+            let intervals: ArrayRef = Arc::new(IntervalMonthDayNanoArray::from(vec![interval]));
+            let found = shifted(&times, &intervals, &clock, back).unwrap().value(0);
+
+            let sign = if back { -1 } else { 1 };
+            let by = Months::new((months * sign).unsigned_abs());
+            let local = DateTime::<Utc>::from_timestamp_micros(clock.local(instant)).unwrap().naive_utc();
+            let moved = if months * sign < 0 { local - by } else { local + by } + Duration::days(i64::from(days * sign));
+            let begin = if months == 0 && days == 0 { instant } else { clock.instant(micros(moved)) };
+            prop_assert_eq!(found, begin + i64::from(sign) * hours * 3_600_000_000);
+        }
+    }
+}
