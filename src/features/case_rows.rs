@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray,
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Float64Array, Int64Array, StringArray,
+    TimestampMicrosecondArray,
 };
 use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
@@ -96,6 +97,30 @@ pub(super) fn array_of(cells: &[Option<&Value>], to: &DataType) -> Result<ArrayR
             let instants: TimestampMicrosecondArray = cells().map(value).collect::<Result<_, _>>()?;
             Arc::new(instants.with_timezone("UTC"))
         }
+        t if t.is_decimal() => {
+            let value = |(row, cell): (usize, Option<&Value>)| {
+                let Some(value) = cell else { return Ok(None) };
+                let text = match value {
+                    Value::Number(number) => number.to_string(),
+                    Value::String(text) => text.clone(),
+                    other => return Err(wrong(row, other)),
+                };
+                decimal(&text, to).map(Some).ok_or_else(|| wrong(row, value))
+            };
+            Arc::new(cells().map(value).collect::<Result<StringArray, _>>()?)
+        }
+        DataType::Binary => {
+            let value = |(row, cell): (usize, Option<&Value>)| match cell {
+                None => Ok(None),
+                Some(Value::String(digits)) => match bytes_of(digits) {
+                    Some(bytes) => Ok(Some(bytes)),
+                    None => Err((row, format!("`{digits}` is not bytes in hexadecimal digits"))),
+                },
+                Some(other) => Err(wrong(row, other)),
+            };
+            let bytes = cells().map(value).collect::<Result<Vec<Option<Vec<u8>>>, _>>()?;
+            Arc::new(bytes.into_iter().collect::<BinaryArray>())
+        }
         _ => {
             let value = |(row, cell): (usize, Option<&Value>)| match cell {
                 None => Ok(None),
@@ -117,6 +142,25 @@ pub(super) fn array_of(cells: &[Option<&Value>], to: &DataType) -> Result<ArrayR
             Err(wrong(row, &value))
         }
     }
+}
+
+/// A decimal as text that a cast reads; `None` where it has more digits behind the point than the type.
+fn decimal(text: &str, to: &DataType) -> Option<String> {
+    let (DataType::Decimal128(_, scale) | DataType::Decimal256(_, scale)) = to else { return None };
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let fraction = fraction.trim_end_matches('0');
+    let digits = |part: &str| part.bytes().all(|digit| digit.is_ascii_digit());
+    let good = digits(whole.trim_start_matches('-'))
+        && digits(fraction)
+        && fraction.len() <= usize::from(scale.unsigned_abs());
+    good.then(|| text.to_owned())
+}
+
+/// The bytes of hexadecimal digits.
+fn bytes_of(digits: &str) -> Option<Vec<u8>> {
+    let digits = digits.strip_prefix("0x").unwrap_or(digits);
+    let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    digits.len().is_multiple_of(2).then(|| digits.as_bytes().chunks(2).map(pair).collect())?
 }
 
 /// `2026-06-30 12:00` is a time too.
@@ -143,7 +187,7 @@ pub(super) fn difference(column: &ArrayRef, row: usize, expected: &Value) -> Res
             n.as_f64().is_some_and(|wanted| (got - wanted).abs() <= 1e-9 * wanted.abs().max(1e-3))
         }
         (Value::String(_) | Value::Number(_), DataType::Boolean) => false,
-        (Value::String(_), t) if t.is_numeric() => false,
+        (Value::String(_), t) if t.is_numeric() && !t.is_decimal() => false,
         (Value::String(_) | Value::Number(_), t) => match array_of(&[Some(expected)], t) {
             Ok(wanted) => *wanted == *cell,
             Err(_) => false,

@@ -14,6 +14,7 @@ use super::bench::Bench;
 use super::definition::Definition;
 use super::fusion::state::States;
 use super::fusion::{Batch, File, Fusion, Matrix, Running, Twice};
+use super::key_type::parse_key;
 use super::part::{Part, PartColumn};
 use super::prepare::{self, FilePlan, Prepared, PreparedFile};
 use super::rows::{Checker, Culprit};
@@ -21,7 +22,7 @@ use super::sequence;
 use super::set::FeatureSet;
 use super::{FeatureStream, NotFinite};
 use crate::lake::publish::PopulationCount;
-use crate::spec::TableSpec;
+use crate::spec::{ColumnType, EntitySource, TableSpec};
 use crate::{AsOf, Error, Result};
 
 /// The matrices of some dates.
@@ -104,16 +105,23 @@ impl FeatureSet {
     ) -> Result<Option<RecordBatch>> {
         let bench = Bench::over(context).await?;
         let prepared = self.prepared(&bench, tables.as_ref(), as_of).await?;
-        let key = match (&prepared.key_type, key.parse::<i64>()) {
-            (DataType::Int64, Ok(number)) => ScalarValue::Int64(Some(number)),
-            (DataType::Int64, Err(_)) => {
-                return Err(
-                    Error::user(format!("`{key}` is not a key")).hint(format!("`{}` is an integer", self.key()))
-                );
-            }
-            _ => ScalarValue::Utf8(Some(key.to_owned())),
-        };
+        let declared = self.declared_key(tables.as_ref());
+        let key = parse_key(key, &prepared.key_type, declared).ok_or_else(|| {
+            let what = match (declared, &prepared.key_type) {
+                (Some(declared), _) => format!("of type {declared}"),
+                (None, DataType::Int64) => "an integer".to_owned(),
+                (None, _) => "a text".to_owned(),
+            };
+            Error::user(format!("`{key}` is not a key")).hint(format!("`{}` is {what}", self.key()))
+        })?;
         self.stream(bench, prepared, as_of, Some(key), None).await?.next().await.transpose()
+    }
+
+    /// The type of the key in the entity's table.
+    fn declared_key(&self, tables: &[TableSpec]) -> Option<ColumnType> {
+        let EntitySource::Table { table, .. } = &self.entity.source else { return None };
+        let table = tables.iter().find(|declared| declared.name == *table)?;
+        table.columns.iter().find(|column| column.name == self.key()).map(|column| column.column_type)
     }
 
     /// Runs what was planned, for everybody or for one key.

@@ -22,6 +22,7 @@ mod finite;
 mod fusion;
 mod gap;
 mod header;
+mod key_type;
 mod labels;
 mod letter_case;
 mod local_time;

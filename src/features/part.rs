@@ -27,7 +27,8 @@ use super::bench::{self, Bench};
 use super::definition::{Definition, Item, Kind, column_name};
 use super::finite::{filled, finite_with};
 use super::fusion::Recipe;
-use super::types::{key_type, matrix_type, may_be_infinite, normal, typed};
+use super::key_type::{key_expr, key_type};
+use super::types::{matrix_type, may_be_infinite, normal, typed};
 use super::window::Window;
 use crate::AsOf;
 use crate::error::Problem;
@@ -198,7 +199,7 @@ impl Draft<'_> {
         };
         part.recipe = aggregate.group_expr.first().ok_or_else(|| "it has no key".to_owned()).and_then(|key| {
             let from = key.get_type(aggregate.input.schema().as_ref()).map_err(|e| e.strip_backtrace())?;
-            let key = normal(key.clone(), &from, &part.key_type);
+            let key = key_expr(key.clone(), &from, &part.key_type);
             Recipe::of_aggregates(aggregate, &key, time.as_ref(), spans, &grouped, select)
         });
         Ok(part)
@@ -259,7 +260,7 @@ impl Draft<'_> {
         let key_from = key.get_type(schema.as_ref()).map_err(|e| self.engine(e))?;
         let key_at = self.definition.items.iter().find(|i| i.name == self.key).map_or(self.definition.begin, |i| i.at);
         let key_type = key_type(&key_from).map_err(|p| p.at(self.definition.place(key_at)))?;
-        let mut select = vec![normal(key, &key_from, &key_type).alias(Part::KEY)];
+        let mut select = vec![key_expr(key, &key_from, &key_type).alias(Part::KEY)];
         let mut columns: Vec<PartColumn> = Vec::new();
         for (own, fallback, mut column) in drafts {
             let place = self.definition.place(column.item.at);

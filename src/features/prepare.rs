@@ -17,9 +17,10 @@ use super::aggregates::steady_plan;
 use super::bench::{self, Bench};
 use super::definition::{Definition, Kind, normalized};
 use super::finite::{filled, finite_with};
+use super::key_type::{key_expr, key_type};
 use super::part::{self, Part, PartColumn, Span, time_literal};
 use super::set::FeatureSet;
-use super::types::{key_type, matrix_type, may_be_infinite, normal, typed};
+use super::types::{matrix_type, may_be_infinite, typed};
 use crate::error::{Place, Problem};
 use crate::spec::{EntitySource, TableSpec};
 use crate::{AsOf, Result, lake};
@@ -273,7 +274,7 @@ async fn population(
         let bound = bound.ok_or_else(|| wrong(format!("`since: {since}` is neither a timestamp nor a date")))?;
         plan = plan.filter(Expr::Column(Column::from_name(since)).lt(lit(bound))).map_err(engine)?;
     }
-    let select = [normal(Expr::Column(Column::from_name(key)), &key_from, &key_type).alias(Part::KEY)];
+    let select = [key_expr(Expr::Column(Column::from_name(key)), &key_from, &key_type).alias(Part::KEY)];
     let plan = plan.project(select).and_then(LogicalPlanBuilder::build).map_err(engine)?;
     Ok((plan, key_type))
 }

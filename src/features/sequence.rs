@@ -28,11 +28,12 @@ use futures::{StreamExt, stream};
 
 use super::bench::{self, Bench};
 use super::definition::Definition;
+use super::key_type::{key_expr, key_type};
 use super::matrix::named;
 use super::part::Part;
 use super::prepare::{key_problem, view};
 use super::set::{FeatureSet, Sequence};
-use super::types::{key_type, matrix_type, normal};
+use super::types::{matrix_type, normal};
 use super::{FeatureColumn, FeatureStream};
 use crate::error::Problem;
 use crate::{AsOf, Error, Result};
@@ -115,7 +116,7 @@ async fn plan<'a>(
         let is_time = |to: &DataType| matches!(to, DataType::Date32 | DataType::Timestamp(..));
         match typed {
             Err(problem) => problems.push(problem.at(definition.place(item.at))),
-            Ok(to) if item.name == key => keys = Some((normal(own, &from, &to).alias(Part::KEY), to)),
+            Ok(to) if item.name == key => keys = Some((key_expr(own, &from, &to).alias(Part::KEY), to)),
             Ok(to) if item.name == time => times = Some((own.alias(&item.name), from, to)),
             Ok(to) if is_time(&to) => problems.push(
                 Problem::new(format!("`{}` is a second time: an event has one", item.name))

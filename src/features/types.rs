@@ -49,11 +49,3 @@ pub(super) fn typed(expr: Expr, from: &DataType, to: &DataType) -> Expr {
 pub(super) fn may_be_infinite(from: &DataType, to: &DataType) -> bool {
     *to == DataType::Float64 && !from.is_decimal() && !from.is_integer()
 }
-
-/// The type of a key in the matrix.
-pub(super) fn key_type(from: &DataType) -> Result<DataType, Problem> {
-    match matrix_type(from)? {
-        key @ (DataType::Int64 | DataType::Utf8) => Ok(key),
-        other => Err(Problem::new(format!("a key cannot be of type `{other}`")).hint("use an integer or a text")),
-    }
-}

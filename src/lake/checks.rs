@@ -168,7 +168,7 @@ fn declared(table: &TableSpec, column: &str) -> Result<(String, ColumnType), Pro
 }
 
 fn is_float(declared: ColumnType) -> bool {
-    matches!(declared, ColumnType::Float32 | ColumnType::Float64)
+    declared.is_float()
 }
 
 /// NaN and infinities are outside any range; NULL is not a value.
@@ -188,14 +188,23 @@ fn outside(
         Bound::Day(day) => Ok(AsOf::new(day, timezone)),
         Bound::Number(_) => Err(wrong().hint("bound it by dates: `2000-01-31`")),
     };
+    let arrow = declared.arrow(timezone);
     let conditions: Vec<Expr> = match declared {
-        ColumnType::Float32 | ColumnType::Float64 => {
+        _ if declared.is_float() => {
             let below = min.map(number).transpose()?.map(|min| value().lt(lit(min)));
             let above = max.map(number).transpose()?.map(|max| value().gt(lit(max)));
             let infinite = [value().eq(lit(f64::INFINITY)), value().eq(lit(f64::NEG_INFINITY))];
             below.into_iter().chain(above).chain([isnan(value())]).chain(infinite).collect()
         }
-        ColumnType::Int8 | ColumnType::Int16 | ColumnType::Int32 | ColumnType::Int64 => {
+        _ if arrow.is_decimal() => {
+            let min = min.map(number).transpose()?.map(|min| (decimal_bound(min, &arrow, Side::Min), min > 0.));
+            let max = max.map(number).transpose()?.map(|max| (decimal_bound(max, &arrow, Side::Max), max < 0.));
+            // A bound that no value reaches is broken by all of them, or by none.
+            let below = min.map(|(bound, all)| bound.map_or(lit(all), |bound| value().lt(bound)));
+            let above = max.map(|(bound, all)| bound.map_or(lit(all), |bound| value().gt(bound)));
+            below.into_iter().chain(above).collect()
+        }
+        _ if arrow.is_integer() => {
             let below = min.map(number).transpose()?.map(|min| value().lt(lit(min.ceil() as i64)));
             let above = max.map(number).transpose()?.map(|max| value().gt(lit(max.floor() as i64)));
             below.into_iter().chain(above).collect()
@@ -215,12 +224,45 @@ fn outside(
             let above = max.map(day).transpose()?.map(|max| value().gt_eq(instant(max.plus_days(1))));
             below.into_iter().chain(above).collect()
         }
-        other => {
-            let name = other.name();
+        _ => {
+            let name = declared.name();
             return Err(Problem::new(format!("`{column}` is a {name} and has no range")).hint("use `accepted_values`"));
         }
     };
     Ok(conditions.into_iter().reduce(Expr::or).unwrap_or_else(|| lit(false)))
+}
+
+/// Which end of a range a bound is.
+#[derive(Clone, Copy, PartialEq)]
+enum Side {
+    Min,
+    Max,
+}
+
+/// A bound, as it is written, with the digits of a decimal: the nearest one within the range. `None` where the decimal does not
+/// reach so far.
+fn decimal_bound(bound: f64, of: &DataType, side: Side) -> Option<Expr> {
+    let (_, scale) = super::conversion::decimal(of)?;
+    let written = format!("{}", bound.abs());
+    let (whole, fraction) = written.split_once('.').unwrap_or((&written, ""));
+    let shown = fraction.len().min(usize::from(scale.unsigned_abs()));
+    let cut = fraction[shown..].bytes().any(|digit| digit != b'0');
+    let sign = if bound < 0. { "-" } else { "" };
+    let digits = format!("{sign}{whole}.{}", &fraction[..shown]);
+    let near = ScalarValue::try_from_string(digits, of).ok()?;
+    // Cut digits lead towards zero: out of the range below a positive minimum and above a negative maximum.
+    let inward = cut && ((side == Side::Min) == (bound > 0.));
+    if !inward {
+        return Some(lit(near));
+    }
+    let step = if bound > 0. { 1 } else { -1 };
+    Some(lit(match near {
+        ScalarValue::Decimal128(Some(value), p, s) => ScalarValue::Decimal128(Some(value + step), p, s),
+        ScalarValue::Decimal256(Some(value), p, s) => {
+            ScalarValue::Decimal256(Some(value.wrapping_add(arrow::datatypes::i256::from_i128(step))), p, s)
+        }
+        other => other,
+    }))
 }
 
 fn bounds(min: Option<Bound>, max: Option<Bound>) -> String {
@@ -229,8 +271,34 @@ fn bounds(min: Option<Bound>, max: Option<Bound>) -> String {
 }
 
 fn literal(column: &str, arrow: DataType, declared: ColumnType, value: &str) -> Result<Expr, Problem> {
-    match ScalarValue::try_from_string(value.to_owned(), &arrow) {
-        Ok(value) => Ok(lit(value)),
-        Err(_) => Err(Problem::new(format!("`{value}` is no {} and `{column}` is one", declared.name()))),
+    let found = match declared {
+        ColumnType::Uuid => super::conversion::uuid_text(value).map(|text| ScalarValue::Utf8(Some(text))),
+        _ => ScalarValue::try_from_string(value.to_owned(), &arrow).ok(),
+    };
+    match found {
+        Some(value) => Ok(lit(value)),
+        None => Err(Problem::new(format!("`{value}` is no {} and `{column}` is one", declared.name()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bounds_of_a_decimal_are_as_they_are_written() {
+        let of = DataType::Decimal128(10, 2);
+        let bound = |bound: f64, side: Side| match decimal_bound(bound, &of, side) {
+            Some(Expr::Literal(ScalarValue::Decimal128(value, 10, 2), _)) => value,
+            _ => None,
+        };
+        assert_eq!(bound(0.07, Side::Min), Some(7));
+        assert_eq!(bound(-0.07, Side::Max), Some(-7));
+        assert_eq!(bound(0.001, Side::Min), Some(1));
+        assert_eq!(bound(0.001, Side::Max), Some(0));
+        assert_eq!(bound(-0.001, Side::Min), Some(0));
+        assert_eq!(bound(-0.001, Side::Max), Some(-1));
+        assert_eq!(bound(1e6, Side::Max), Some(100_000_000));
+        assert_eq!(bound(1e9, Side::Max), None);
     }
 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arrow::array::Array;
-use arrow::datatypes::{Field, Schema};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use datafusion::common::ScalarValue;
@@ -29,13 +29,14 @@ use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataP
 use tokio::sync::OnceCell;
 use url::Url;
 
+use super::adapter;
 use super::listed::ListedStore;
 use super::naive_times;
 use super::point_in_time::{days, last_date};
 use super::store;
 use super::tables::{self, Differences};
 use crate::error::Problem;
-use crate::spec::{ColumnType, Format, TableSpec};
+use crate::spec::{ColumnSpec, ColumnType, Format, TableSpec};
 use crate::{Error, Result};
 
 /// Footers that are read at a time.
@@ -76,8 +77,10 @@ pub(super) struct Opened {
     pub rows: Option<usize>,
     /// The names in the header line of a CSV file.
     pub header: Arc<Vec<String>>,
-    /// The columns of a Parquet file that are times without a zone.
+    /// The columns that are times without a zone in a Parquet file.
     pub naive: Arc<Vec<String>>,
+    /// The schema of a Parquet file some of whose values have to be looked at: it says which file it is of.
+    pub named_schema: Option<SchemaRef>,
 }
 
 /// Where a table's files are, and what is known of them.
@@ -252,7 +255,7 @@ impl TableFiles {
             .map(async |file| {
                 let schema = match table.format {
                     Format::Parquet => self.footer(file, runtime).await,
-                    Format::Csv => self.header(file, &tables::file_schema(table)).await,
+                    Format::Csv => self.header(file, table).await,
                 };
                 let url = self.url_of(&file.meta.location);
                 let what = format!("in table `{}`, `{url}` cannot be read", table.name);
@@ -267,8 +270,10 @@ impl TableFiles {
         for (file, (schema, rows)) in read {
             differences.look(table, &self.url_of(&file.meta.location), &schema);
             let header = Arc::new(schema.fields().iter().map(|f| f.name().clone()).collect());
-            let naive = Arc::new(naive_times::columns_of(&schema).map(str::to_owned).collect());
-            opened.insert(file.meta.location.clone(), Opened { rows, header, naive });
+            let naive = Arc::new(naive_times::columns_of(table, &schema).map(str::to_owned).collect());
+            let checked = table.format == Format::Parquet && tables::has_checked_columns(table, &schema);
+            let named_schema = checked.then(|| adapter::named_schema(&schema, &self.url_of(&file.meta.location)));
+            opened.insert(file.meta.location.clone(), Opened { rows, header, naive, named_schema });
         }
         let problems = differences.problems(table);
         if !problems.is_empty() {
@@ -321,11 +326,21 @@ impl TableFiles {
     pub(super) async fn event_times(
         &self,
         file: &DataFile,
-        column: &str,
+        column: &ColumnSpec,
         runtime: &RuntimeEnv,
     ) -> Result<Option<(ScalarValue, ScalarValue)>> {
         let footer = self.parquet(file, runtime);
         let (footer, schema) = (footer.fetch_metadata().await?, footer.fetch_schema().await?);
+        if column.optional && tables::find_type(&schema, &column.from).is_err() {
+            return Ok(None);
+        }
+        let untold = || {
+            let url = self.url_of(&file.meta.location);
+            let error = Error::user(format!("the footer of `{url}` does not say between which times its rows lie"));
+            Err(error.hint("write it with statistics of its event time"))
+        };
+        // Footers have statistics of the fields of structs, but nothing here reads them.
+        let [column] = column.from.as_slice() else { return untold() };
         let groups = footer.row_groups();
         let converter = StatisticsConverter::try_new(column, &schema, footer.file_metadata().schema_descr())?;
         let (least, most) = (converter.row_group_mins(groups)?, converter.row_group_maxes(groups)?);
@@ -340,9 +355,7 @@ impl TableFiles {
                     None => (a, b),
                 });
             } else if !nulls.is_valid(i) || i128::from(nulls.value(i)) < i128::from(group.num_rows()) {
-                let url = self.url_of(&file.meta.location);
-                let error = Error::user(format!("the footer of `{url}` does not say between which times its rows lie"));
-                return Err(error.hint("write it with statistics of its event time"));
+                return untold();
             }
         }
         Ok(found)
@@ -363,7 +376,7 @@ impl TableFiles {
     }
 
     /// The names in the header line. CSV has no types: whether the text fits the declared ones shows when it is read.
-    async fn header(&self, file: &DataFile, declared: &Schema) -> Result<(Schema, Option<usize>)> {
+    async fn header(&self, file: &DataFile, table: &TableSpec) -> Result<(Schema, Option<usize>)> {
         if file.meta.size == 0 {
             let error = Error::user(format!("`{}` is empty", self.url_of(&file.meta.location)));
             return Err(self.not_whole(file, error).await);
@@ -373,7 +386,7 @@ impl TableFiles {
         let format = arrow::csv::reader::Format::default().with_header(true);
         let (schema, _) = format.infer_schema(std::io::Cursor::new(start), Some(0))?;
         let names: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
-        Ok((csv_schema(&names, declared), None))
+        Ok((csv_schema(&names, table), None))
     }
 }
 
@@ -388,10 +401,10 @@ fn decoded(size: u64, range: Range<u64>, end: Bytes) -> Result<Option<ParquetMet
 }
 
 /// The schema of a CSV file: its header line's names, with the declared types where they are declared.
-pub(super) fn csv_schema(header: &[String], declared: &Schema) -> Schema {
-    let field = |name: &String| match declared.field_with_name(name) {
-        Ok(field) => field.clone(),
-        Err(_) => Field::new(name, arrow::datatypes::DataType::Utf8, true),
+pub(super) fn csv_schema(header: &[String], table: &TableSpec) -> Schema {
+    let field = |name: &String| match tables::file_columns(table).find(|column| column.source() == *name) {
+        Some(column) => Field::new(name, column.column_type.arrow(table.timezone), true),
+        None => Field::new(name, arrow::datatypes::DataType::Utf8, true),
     };
     Schema::new(header.iter().map(field).collect::<Vec<_>>())
 }

@@ -5,8 +5,10 @@
 //! [`Visibility`] do not exist, for any SQL. The declared checks run inside these scans: rows that a check rejects are not
 //! there either. [`Lake::finish_checks`] says afterwards what the checks found.
 
+mod adapter;
 mod check_scan;
 mod checks;
+mod conversion;
 mod damage;
 mod files;
 mod finds;
@@ -43,6 +45,7 @@ use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 
+pub use conversion::uuid_text;
 pub use files::InputObject;
 pub use finds::forget as forget_finds;
 pub use matrix_file::MatrixFile;

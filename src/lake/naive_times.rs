@@ -1,86 +1,35 @@
 //! Times without a zone: which instants they are is for the job to say, and clocks that change make some of them ambiguous.
 //!
-//! DataFusion reads a Parquet column without a zone as if it were on the clock of the column's declared type, and fails where that
-//! clock shows a time twice or never. Here such a time is an instant by the rules of [`crate::local_time`], for Parquet and CSV alike.
-//! A job in UTC reads them as DataFusion does: there the two are the same.
+//! Arrow reads a column without a zone as if it were on the clock of the column's declared type, and fails where that clock shows a
+//! time twice or never. Here such a time is an instant by the rules of [`crate::local_time`], for Parquet (see
+//! [`super::conversion`]) and CSV alike. A job in UTC reads them as Arrow does: there the two are the same.
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema};
 use chrono_tz::Tz;
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Result, exec_datafusion_err};
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
-use datafusion::physical_expr::expressions::{CastExpr, Column};
+use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
-use datafusion::physical_expr_adapter::{
-    DefaultPhysicalExprAdapterFactory, PhysicalExprAdapter, PhysicalExprAdapterFactory,
-};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::scalar::ScalarValue;
 
+use super::tables::{file_columns, find_type};
 use crate::local_time::{LocalClock, OnError, instants, is_utc, zone_name};
-use crate::spec::TableSpec;
+use crate::spec::{ColumnSpec, TableSpec};
 
 /// Whether a table's times without a zone are more than a label away from what SQL sees.
 pub(super) fn matter(table: &TableSpec) -> bool {
     !is_utc(table.timezone)
 }
 
-/// The names of the columns of a file that are times without a zone.
-pub(super) fn columns_of(found: &Schema) -> impl Iterator<Item = &str> {
-    let naive = |field: &&Arc<Field>| matches!(field.data_type(), DataType::Timestamp(_, None));
-    found.fields().iter().filter(naive).map(|field| field.name().as_str())
-}
-
-/// Reads the times without a zone of a table's Parquet files.
-#[derive(Debug)]
-pub(super) struct NaiveTimes {
-    table: String,
-    written: Tz,
-}
-
-impl NaiveTimes {
-    /// Reads those of this table.
-    pub fn new(table: &TableSpec) -> Self {
-        NaiveTimes { table: table.name.clone(), written: table.naive_zone() }
-    }
-}
-
-impl PhysicalExprAdapterFactory for NaiveTimes {
-    fn create(&self, logical: SchemaRef, physical: SchemaRef) -> Result<Arc<dyn PhysicalExprAdapter>> {
-        let inner = DefaultPhysicalExprAdapterFactory.create(logical, Arc::clone(&physical))?;
-        Ok(Arc::new(Adapter { inner, table: self.table.clone(), written: self.written, physical }))
-    }
-}
-
-#[derive(Debug)]
-struct Adapter {
-    inner: Arc<dyn PhysicalExprAdapter>,
-    table: String,
-    written: Tz,
-    physical: SchemaRef,
-}
-
-impl PhysicalExprAdapter for Adapter {
-    fn rewrite(&self, expr: Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>> {
-        let expr = self.inner.rewrite(expr)?;
-        let rewritten = expr.transform_up(|part| {
-            let Some(cast) = part.downcast_ref::<CastExpr>() else { return Ok(Transformed::no(part)) };
-            let naive = matches!(cast.expr().data_type(&self.physical)?, DataType::Timestamp(_, None));
-            match cast.target_field().data_type() {
-                DataType::Timestamp(_, Some(zone)) if naive => {
-                    let name = cast.expr().to_string();
-                    let read = read(&self.table, &name, self.written, zone, Arc::clone(cast.expr()));
-                    Ok(Transformed::yes(read))
-                }
-                _ => Ok(Transformed::no(part)),
-            }
-        });
-        Ok(rewritten?.data)
-    }
+/// The names of the declared columns that are times without a zone in a file.
+pub(super) fn columns_of<'a>(table: &'a TableSpec, found: &Schema) -> impl Iterator<Item = &'a str> {
+    let naive = |column: &&ColumnSpec| matches!(find_type(found, &column.from), Ok(DataType::Timestamp(_, None)));
+    file_columns(table).filter(naive).map(|column| column.name.as_str())
 }
 
 /// A schema whose timestamps are still the texts that a CSV file holds.

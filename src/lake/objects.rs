@@ -20,7 +20,7 @@ use super::files::{DataFile, FOOTERS_IN_FLIGHT, InputObject};
 use super::point_in_time::{column_type, days};
 use super::provider::LakeTable;
 use crate::local_time::{LocalClock, OnError, instants, is_utc};
-use crate::spec::{CheckRule, CheckSpec, ColumnType, Format, OnFail, TableSpec};
+use crate::spec::{CheckRule, CheckSpec, ColumnSpec, ColumnType, Format, OnFail, TableSpec};
 use crate::{Error, Result, hash};
 
 /// The days of an object's rows, as Arrow counts days, on the clock of the job; `None` where no row has a time.
@@ -80,13 +80,15 @@ impl TableObjects {
         runtime: &RuntimeEnv,
     ) -> Result<HashMap<String, ObjectDays>> {
         let partition = self.0.spec.partition_by.iter().position(|(name, _)| name == column);
+        let declared = self.0.spec.columns.iter().find(|declared| declared.name == column);
         let days = self.named(paths).map(|(path, file)| async move {
-            let days = match partition {
-                Some(i) => self.days_of(column, &file.values[i], &file.values[i]),
-                None => match self.0.files.event_times(file, column, runtime).await? {
+            let days = match (partition, declared) {
+                (Some(i), _) => self.days_of(column, &file.values[i], &file.values[i]),
+                (None, Some(declared)) => match self.0.files.event_times(file, declared, runtime).await? {
                     Some((least, most)) => self.days_of(column, &least, &most),
                     None => Some(None),
                 },
+                (None, None) => None,
             };
             let url = self.0.files.url_of(&file.meta.location);
             let days = days.ok_or_else(|| Error::user(format!("`{url}` does not say when its rows happened")))?;
@@ -147,12 +149,24 @@ impl TableObjects {
 
 /// What the rows of a table's file depend on beside the file: the declaration and the checks that reject rows.
 pub(super) fn identity(spec: &TableSpec, checks: &Checks, timezone: Tz) -> String {
-    let columns: Vec<_> = spec.columns.iter().map(|c| format!("{} {}", c.name, c.column_type.name())).collect();
+    let columns: Vec<_> = spec.columns.iter().map(column_identity).collect();
     let good = checks.good().map(|good| good.to_string());
     let identity = (spec.url.as_str(), columns, &spec.partition_by, &spec.event_time, good, timezone.name());
     // A clock other than UTC has a say in what SQL makes of a time, and in what a time without a zone is.
     let clock = (!is_utc(timezone)).then(|| format!("local times, {:?}", spec.naive_times)).unwrap_or_default();
     hash::of_bytes(format!("{identity:?}{clock}"))
+}
+
+/// What the values of a column depend on: a column that every file holds under its own name says that and its type.
+fn column_identity(column: &ColumnSpec) -> String {
+    let mut identity = format!("{} {}", column.name, column.column_type);
+    if column.from != [column.name.clone()] {
+        identity.push_str(&format!(" from {:?}", column.from));
+    }
+    if column.optional {
+        identity.push_str(" optional");
+    }
+    identity
 }
 
 /// Why what a file of a table says today may not be what it says tomorrow, where that is so.

@@ -5,13 +5,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{DataType, SchemaRef};
 use async_trait::async_trait;
 use chrono_tz::Tz;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::config::{CsvOptions, TableParquetOptions};
 use datafusion::common::stats::Precision;
-use datafusion::common::{DFSchema, Result as FusionResult, Statistics};
+use datafusion::common::{DFSchema, Result as FusionResult, ScalarValue, Statistics};
 use datafusion::datasource::TableType;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::memory::MemorySourceConfig;
@@ -19,8 +19,7 @@ use datafusion::datasource::physical_plan::{CsvSource, FileGroup, FileScanConfig
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::Column;
-use datafusion::physical_expr_adapter::PhysicalExprAdapterFactory;
+use datafusion::physical_expr::expressions::{Column, lit};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::filter::FilterExec;
@@ -28,10 +27,11 @@ use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::prelude::{Expr, ident};
 
+use super::adapter::DeclaredColumns;
 use super::check_scan::{CheckExec, Conditions, Sink};
 use super::checks::Checks;
-use super::files::{DataFile, FOOTER_BYTES, TableFiles, csv_schema};
-use super::naive_times::{self, NaiveTimes};
+use super::files::{DataFile, FOOTER_BYTES, Opened, TableFiles, csv_schema};
+use super::naive_times;
 use super::parquet_reader::ParquetReaders;
 use super::point_in_time::{Visibility, visible, visible_or_undated};
 use super::report::TableState;
@@ -182,17 +182,12 @@ impl LakeTable {
                 }
                 self.read_files(session, Arc::new(source), self.parts.iter(), columns.to_vec())
             }
-            Format::Csv => self.read_csv(session, &declared, columns),
+            Format::Csv => self.read_csv(session, columns),
         }
     }
 
     /// CSV columns are found by their place in the file: files with the same header line are read together.
-    fn read_csv(
-        &self,
-        session: &dyn Session,
-        declared: &Schema,
-        columns: &[usize],
-    ) -> FusionResult<Arc<dyn ExecutionPlan>> {
+    fn read_csv(&self, session: &dyn Session, columns: &[usize]) -> FusionResult<Arc<dyn ExecutionPlan>> {
         let mut layouts: Vec<(Arc<Vec<String>>, Vec<&DataFile>)> = Vec::new();
         for file in self.parts.iter() {
             let header = self.files.opened(file).map(|opened| opened.header).unwrap_or_default();
@@ -201,21 +196,50 @@ impl LakeTable {
                 None => layouts.push((header, vec![file])),
             }
         }
+        let sources: Vec<String> = columns.iter().map(|column| self.source_of(*column)).collect();
         let read = |(header, files): (Arc<Vec<String>>, Vec<&DataFile>)| {
             let local = naive_times::matter(&self.spec);
-            let declared = if local { &naive_times::as_texts(declared) } else { declared };
-            let schema = self.table_schema(&Arc::new(csv_schema(&header, declared)));
-            let place = |column: &usize| schema.table_schema().index_of(self.schema.field(*column).name());
-            let wanted = self.schema.project(columns)?;
-            let columns = columns.iter().map(place).collect::<Result<Vec<_>, _>>()?;
+            let in_files = csv_schema(&header, &self.spec);
+            let in_files = if local { naive_times::as_texts(&in_files) } else { in_files };
+            let schema = self.table_schema(&Arc::new(in_files));
+            // What is read for want of any other column is left out again.
+            let places: Vec<Option<usize>> =
+                sources.iter().map(|name| schema.table_schema().index_of(name).ok()).collect();
+            let mut wanted: Vec<usize> = places.iter().flatten().copied().collect();
+            if wanted.is_empty() {
+                wanted.push(0);
+            }
             // Texts may hold line breaks, so a file is read in one go.
             let options =
                 CsvOptions { has_header: Some(true), newlines_in_values: Some(true), ..CsvOptions::default() };
             let source = CsvSource::new(schema.clone()).with_csv_options(options);
-            let plan = self.read_files(session, Arc::new(source), files.into_iter(), columns)?;
+            let plan = self.read_files(session, Arc::new(source), files.into_iter(), wanted.clone())?;
+            let expr = |(column, place): (&usize, &Option<usize>)| {
+                let field = self.schema.field(*column);
+                let read = place.and_then(|place| wanted.iter().position(|read| *read == place));
+                let expr: Arc<dyn PhysicalExpr> = match read {
+                    Some(read) => Arc::new(Column::new(plan.schema().field(read).name(), read)),
+                    // Times are still texts here.
+                    None if local && matches!(field.data_type(), DataType::Timestamp(..)) => {
+                        lit(ScalarValue::Utf8(None))
+                    }
+                    None => lit(ScalarValue::try_from(field.data_type())?),
+                };
+                Ok(ProjectionExpr::new(expr, field.name().clone()))
+            };
+            let exprs = columns.iter().zip(&places).map(expr).collect::<FusionResult<Vec<_>>>()?;
+            let plan: Arc<dyn ExecutionPlan> = Arc::new(ProjectionExec::try_new(exprs, plan)?);
+            let wanted = self.schema.project(columns)?;
             if local { naive_times::from_texts(&self.spec, plan, &wanted) } else { Ok(plan) }
         };
         UnionExec::try_new(layouts.into_iter().map(read).collect::<FusionResult<_>>()?)
+    }
+
+    /// What the files, or their folders, call a column of the schema.
+    fn source_of(&self, column: usize) -> String {
+        let name = self.schema.field(column).name();
+        let declared = tables::file_columns(&self.spec).find(|declared| declared.name == *name);
+        declared.map_or_else(|| name.clone(), |declared| declared.source())
     }
 
     fn is_local(&self) -> bool {
@@ -235,9 +259,12 @@ impl LakeTable {
         columns: Vec<usize>,
     ) -> FusionResult<Arc<dyn ExecutionPlan>> {
         let part = |file: &DataFile| {
-            let part = PartitionedFile::new_from_meta(file.meta.clone());
-            let rows = self.files.opened(file).and_then(|opened| opened.rows);
-            (part.with_partition_values(file.values.clone()), rows)
+            let part = PartitionedFile::new_from_meta(file.meta.clone()).with_partition_values(file.values.clone());
+            match self.files.opened(file) {
+                Some(Opened { rows, named_schema: Some(schema), .. }) => (part.with_arrow_schema(schema), rows),
+                Some(Opened { rows, .. }) => (part, rows),
+                None => (part, None),
+            }
         };
         let (parts, rows): (Vec<_>, Vec<Option<usize>>) = files.map(part).unzip();
         let rows: Option<Vec<usize>> = rows.into_iter().collect();
@@ -249,14 +276,13 @@ impl LakeTable {
             Some(rows) => spans::groups(&parts, &rows, threads),
             None => FileGroup::new(parts).split_files(threads),
         };
-        let adapter = || Arc::new(NaiveTimes::new(&self.spec)) as Arc<dyn PhysicalExprAdapterFactory>;
         let table = ScannedTable { name: self.spec.name.clone(), store: Arc::clone(&self.files.store) };
         let source = ScanSource::new(source, Arc::new(table));
         let config = FileScanConfigBuilder::new(self.files.store_url.clone(), source)
             .with_file_groups(groups)
             .with_statistics(statistics)
             .with_projection_indices(Some(columns))?
-            .with_expr_adapter(naive_times::matter(&self.spec).then(adapter))
+            .with_expr_adapter(Some(Arc::new(DeclaredColumns(Arc::clone(&self.spec)))))
             .build();
         Ok(DataSourceExec::from_data_source(config))
     }

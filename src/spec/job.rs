@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono_tz::Tz;
 use url::Url;
 
+use super::column::{ColumnSpec, ColumnType};
 use super::network::{EmbeddingSpec, Schedule, SeasonSpec};
 use super::outcomes::OutcomesSpec;
 use super::sequence::SequenceSpec;
@@ -218,74 +219,6 @@ pub enum Format {
     Parquet,
     /// Comma-separated values with a header line.
     Csv,
-}
-
-/// A declared column.
-#[derive(Debug, Clone)]
-pub struct ColumnSpec {
-    /// Its name.
-    pub name: String,
-    /// Its type.
-    pub column_type: ColumnType,
-    /// Where its declaration stands.
-    pub place: Place,
-}
-
-/// The types that a job file knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum ColumnType {
-    Bool,
-    Int8,
-    Int16,
-    Int32,
-    Int64,
-    Float32,
-    Float64,
-    Utf8,
-    Date,
-    /// An instant in microseconds, shown on the clock of the job's time zone.
-    Timestamp,
-}
-
-impl ColumnType {
-    /// Every type with its name in a job file.
-    pub const NAMES: [(&'static str, ColumnType); 10] = [
-        ("bool", ColumnType::Bool),
-        ("int8", ColumnType::Int8),
-        ("int16", ColumnType::Int16),
-        ("int32", ColumnType::Int32),
-        ("int64", ColumnType::Int64),
-        ("float32", ColumnType::Float32),
-        ("float64", ColumnType::Float64),
-        ("utf8", ColumnType::Utf8),
-        ("date", ColumnType::Date),
-        ("timestamp", ColumnType::Timestamp),
-    ];
-
-    /// Its name in a job file.
-    pub fn name(self) -> &'static str {
-        Self::NAMES.iter().find(|(_, t)| *t == self).map_or("unknown", |(name, _)| name)
-    }
-
-    /// The Arrow type that SQL sees in a job of this time zone.
-    pub fn arrow(self, timezone: Tz) -> arrow::datatypes::DataType {
-        use arrow::datatypes::{DataType, TimeUnit};
-        match self {
-            ColumnType::Bool => DataType::Boolean,
-            ColumnType::Int8 => DataType::Int8,
-            ColumnType::Int16 => DataType::Int16,
-            ColumnType::Int32 => DataType::Int32,
-            ColumnType::Int64 => DataType::Int64,
-            ColumnType::Float32 => DataType::Float32,
-            ColumnType::Float64 => DataType::Float64,
-            ColumnType::Utf8 => DataType::Utf8,
-            ColumnType::Date => DataType::Date32,
-            ColumnType::Timestamp => {
-                DataType::Timestamp(TimeUnit::Microsecond, Some(crate::local_time::zone_name(timezone).into()))
-            }
-        }
-    }
 }
 
 /// One rule for a table's rows and what a break of it means.

@@ -7,6 +7,7 @@
 //! Every step gathers its problems and goes on, so that [`load`] tells all of them at once, each with its place and a
 //! hint. What comes out is right: no later code checks it again. The SQL files are only listed here; `features` reads them.
 
+mod column;
 mod env;
 mod job;
 pub mod nearest;
@@ -32,6 +33,7 @@ use std::time::Duration;
 
 use crate::{Error, Result, hash};
 
+pub use column::{ColumnSpec, ColumnType, MAX_DECIMAL_DIGITS};
 pub use job::*;
 pub use nearest::nearest;
 pub use network::{EmbeddingSpec, Schedule, SeasonSpec};

@@ -1,5 +1,6 @@
 //! What a job file can say, key by key. The doc comments are what editors show (`tenure schema`).
 
+mod column;
 mod outcomes;
 mod sequence;
 mod tune;
@@ -7,11 +8,13 @@ mod tune;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+pub(super) use column::{RawColumn, RawColumnOptions};
 pub(super) use outcomes::{RawAlert, RawOutcomes};
 pub(super) use sequence::RawSequence;
 pub(super) use tune::{ModeOrTune, RawTune};
 
-use super::job::{Bound, ColumnType, Format, NaiveTimes, OnFail};
+use super::column::ColumnType;
+use super::job::{Bound, Format, NaiveTimes, OnFail};
 use super::network::{Schedule, SeasonSpec};
 use super::read::{At, Keyed, OneOrMany, read_keys};
 use super::recipe;
@@ -94,8 +97,8 @@ pub(super) struct RawTable {
     pub known_at: Option<At<String>>,
     /// What times without a zone mean in this table. Default: the job's `naive_times`.
     pub naive_times: Option<At<NaiveTimes>>,
-    /// Its columns with their types.
-    pub columns: At<Keyed<ColumnType>>,
+    /// Its columns with their types: `amount: float64`, or `amount: {type: float64, from: "Order Total", optional: true}`.
+    pub columns: At<Keyed<RawColumn>>,
     /// What must hold for its rows; a list of such maps where some need an `on_fail` of their own.
     pub checks: Option<At<OneOrMany<RawChecks>>>,
 }

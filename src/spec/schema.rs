@@ -74,7 +74,10 @@ pub fn reference() -> String {
     let mut definitions: Vec<_> = schema["definitions"].as_object().into_iter().flatten().collect();
     definitions.sort_by_key(|(name, _)| name.as_str());
     for (name, definition) in definitions {
-        section(&mut page, name, definition);
+        match name.as_str() {
+            "ColumnType" => page.push_str(&format!("\n## {name}\n\n{}", include_str!("column_types.md"))),
+            _ => section(&mut page, name, definition),
+        }
     }
     page
 }

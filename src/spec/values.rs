@@ -8,7 +8,7 @@ use chrono_tz::Tz;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
-use super::job::{Bound, ColumnType, Format, Loss, NaiveTimes, OnFail};
+use super::job::{Bound, Format, Loss, NaiveTimes, OnFail};
 use super::nearest::nearest;
 use super::network::{Schedule, SeasonSpec};
 use super::node::{Kind, Node, Pos};
@@ -155,36 +155,6 @@ fn seconds(number: &str, unit: &str) -> Option<u64> {
         _ => return None,
     };
     number.parse::<u64>().ok()?.checked_mul(each).filter(|seconds| *seconds <= MAX_SECONDS)
-}
-
-impl FromNode for ColumnType {
-    fn from_node(node: &Node, problems: &mut Problems) -> Option<Self> {
-        const OTHERS: [(&str, &str); 22] = [
-            ("string", "utf8"),
-            ("str", "utf8"),
-            ("text", "utf8"),
-            ("varchar", "utf8"),
-            ("int", "int64"),
-            ("integer", "int64"),
-            ("bigint", "int64"),
-            ("long", "int64"),
-            ("smallint", "int16"),
-            ("tinyint", "int8"),
-            ("double", "float64"),
-            ("float", "float64"),
-            ("decimal", "float64"),
-            ("numeric", "float64"),
-            ("real", "float32"),
-            ("boolean", "bool"),
-            ("date32", "date"),
-            ("datetime", "timestamp"),
-            ("timestamptz", "timestamp"),
-            ("timestamp[us]", "timestamp"),
-            ("uint32", "int64"),
-            ("uint64", "int64"),
-        ];
-        word(node, problems, "a column type", &ColumnType::NAMES, &OTHERS)
-    }
 }
 
 /// The losses by their names in a job file.
@@ -387,7 +357,6 @@ macro_rules! as_text {
 
 as_text! {
     Span => |span| format!("{}s", span.0.as_secs()),
-    ColumnType => |kind| kind.name().to_owned(),
     LossName => |loss| name_in(&LOSSES, *loss),
     EmbeddingName => |embedding| name_in(&EMBEDDINGS, *embedding),
     Schedule => |schedule| name_in(&Schedule::NAMES, *schedule),
@@ -427,7 +396,6 @@ inline_schema! {
     Bound => json_schema!({"type": ["number", "string"], "examples": ["2000-01-01"]}),
     Span => json_schema!({"type": "string", "pattern": "^([0-9]+[smhd]|.*\\$\\{.*)$", "examples": ["36h", "30d"]}),
     Days => json_schema!({"type": "string", "pattern": "^([0-9]+[smhd]|.*\\$\\{.*)$", "examples": ["30d", "90d"]}),
-    ColumnType => words(&ColumnType::NAMES),
     LossName => words(&LOSSES),
     EmbeddingName => words(&EMBEDDINGS),
     Schedule => words(&Schedule::NAMES),
@@ -442,7 +410,7 @@ inline_schema! {
     Zone => json_schema!({"type": "string", "examples": ["UTC", "Europe/Berlin", "America/New_York"]}),
 }
 
-fn words<T>(names: &[(&'static str, T)]) -> Schema {
+pub(super) fn words<T>(names: &[(&'static str, T)]) -> Schema {
     let names: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
     json_schema!({"type": "string", "enum": names})
 }
@@ -450,6 +418,7 @@ fn words<T>(names: &[(&'static str, T)]) -> Schema {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::column::ColumnType;
 
     fn read<T: FromNode>(text: &str) -> Result<T, String> {
         let node = Node { pos: Pos::START, kind: Kind::Scalar(text.to_owned()) };
@@ -477,10 +446,19 @@ mod tests {
         assert_eq!(read::<Span>("999999999999d").unwrap_err(), "a century is the longest");
     }
 
+    const DECIMALS: &str = "write its digits in all, at most 76, and those behind the point: `decimal(18, 2)`";
+
     #[test]
     fn words_of_other_tools_are_translated() {
         assert_eq!(read::<ColumnType>("string").unwrap_err(), "here it is called `utf8`");
         assert_eq!(read::<ColumnType>("Int").unwrap_err(), "here it is called `int64`");
+        assert_eq!(read::<ColumnType>("timestamp[ns]").unwrap_err(), "here it is called `timestamp`");
+        assert_eq!(read::<ColumnType>("numeric(18)"), Err(DECIMALS.to_owned()));
+        assert_eq!(read::<ColumnType>("decimal"), Err(DECIMALS.to_owned()));
+        assert_eq!(read::<ColumnType>("decimal(90, 2)"), Err(DECIMALS.to_owned()));
+        assert!(read::<ColumnType>("decimal(10").unwrap_err().starts_with("between `{` and `}` it wants quotes"));
+        assert!(read::<ColumnType>("struct<a: int64>").unwrap_err().contains("from: address.city"));
+        assert_eq!(read("decimal(18, 2)"), Ok(ColumnType::Decimal(18, 2)));
         assert_eq!(read::<ColumnType>("flaot64").unwrap_err(), "did you mean `float64`?");
         assert_eq!(read::<LossName>("logistic").unwrap_err(), "here it is called `bce`");
     }

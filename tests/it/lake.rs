@@ -159,13 +159,13 @@ async fn all_that_is_not_as_declared_is_said_at_once() {
         said(error),
         [
             format!(
-                "jobs/shop.yaml:10:5: in table `orders`, `{a}` has no column `order_id`, which is declared as int64 | the file has `orderid`"
+                "jobs/shop.yaml:10:5: in table `orders`, `{a}` has no column `order_id`, which is declared as int64 | the file has `orderid`: `order_id: {{type: int64, from: orderid}}`"
             ),
             format!(
-                "jobs/shop.yaml:12:5: in table `orders`, `{b}` has column `amount` as utf8, but it is declared as float64 | declare it as `utf8`, or write the file with the declared type"
+                "jobs/shop.yaml:12:5: in table `orders`, `{b}` has column `amount` as utf8, but it is declared as float64 | the files have it as float64, utf8, and no one type holds them all: write them alike"
             ),
             format!(
-                "jobs/shop.yaml:10:5: in table `visits`, `{v}` has no column `url`, which is declared as utf8 | the file has `page`"
+                "jobs/shop.yaml:10:5: in table `visits`, `{v}` has no column `url`, which is declared as utf8 | the file has `page`; where files may lack it: `url: {{type: utf8, optional: true}}`"
             ),
         ]
     );

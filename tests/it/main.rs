@@ -16,6 +16,7 @@ mod jobs;
 mod labels;
 mod lake;
 mod lake_checks;
+mod lake_types;
 mod ledger;
 mod local_days;
 mod local_time;

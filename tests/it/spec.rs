@@ -301,6 +301,7 @@ fn the_json_schema_describes_every_key_and_allows_no_null() {
     assert_eq!(schema["required"], serde_json::json!(["version", "name", "lake", "tables"]));
     let mut structs = vec![&schema];
     structs.extend(schema["definitions"].as_object().unwrap().values());
+    structs.retain(|one| one["type"] == "object");
     assert!(structs.len() > 15);
     for one in structs {
         assert_eq!(one["additionalProperties"], Value::Bool(false), "{one}");

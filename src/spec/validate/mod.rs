@@ -204,10 +204,9 @@ fn entity_spec(raw: &RawEntity, pos: Pos, tables: &Tables, root: &Root, problems
         (Some(table), None) => {
             let table = tables.find(table, problems)?;
             if let Some(column_type) = table.column(&raw.key, problems) {
-                use ColumnType::{Int8, Int16, Int32, Int64, Utf8};
-                let good = matches!(column_type, Int8 | Int16 | Int32 | Int64 | Utf8);
                 let message = format!("a key cannot be of type `{}`", column_type.name());
-                problems.require(good, raw.key.pos, message, "a key is a whole number or `utf8`");
+                let hint = "a key is a whole number, `utf8`, `uuid`, `binary` or a `date`";
+                problems.require(column_type.can_be_key(), raw.key.pos, message, hint);
             }
             if let Some(since) = &raw.since {
                 table.time_column(since, "since", problems);

@@ -2,11 +2,12 @@
 
 use url::Url;
 
+use crate::spec::column::{ColumnSpec, ColumnType};
 use crate::spec::job::*;
 use crate::spec::node::{Key, Pos};
 use crate::spec::paths::{Root, url_below};
 use crate::spec::problems::Problems;
-use crate::spec::raw::{RawBounds, RawChecks, RawTable};
+use crate::spec::raw::{RawBounds, RawChecks, RawColumn, RawColumnOptions, RawTable};
 use crate::spec::read::{At, Keyed, OneOrMany};
 use crate::spec::values::{Literal, is_column_name, is_name};
 
@@ -140,14 +141,48 @@ fn columns(table: &mut Table, raw: &RawTable, problems: &mut Problems) {
     let message = format!("table `{}` has no columns", table.spec.name);
     let hint = "declare the columns that SQL files read: `columns: {customer_id: int64}`";
     problems.require(!columns.0.is_empty(), raw.columns.pos, message, hint);
-    for (key, column_type) in &columns.0 {
+    for (key, raw) in &columns.0 {
         is_column_name(&key.name, key.pos, problems);
-        table.known.push((key.name.clone(), column_type.get().copied()));
-        if let Some(column_type) = column_type.get() {
-            let (name, place) = (key.name.clone(), problems.place(key.pos));
-            table.spec.columns.push(ColumnSpec { name, column_type: *column_type, place });
+        let column_type = match raw.get() {
+            Some(RawColumn::Type(column_type)) => Some(*column_type),
+            Some(RawColumn::Options(options)) => options.column_type.get().copied(),
+            None => None,
+        };
+        table.known.push((key.name.clone(), column_type));
+        let Some(column_type) = column_type else { continue };
+        let mut column = ColumnSpec::new(key.name.clone(), column_type, problems.place(key.pos));
+        if let Some(RawColumn::Options(options)) = raw.get() {
+            set_options(&mut column, options, table.spec.format, problems);
         }
+        table.spec.columns.push(column);
     }
+}
+
+/// What is said of a column beside its type.
+fn set_options(column: &mut ColumnSpec, raw: &RawColumnOptions, format: Format, problems: &mut Problems) {
+    column.optional = raw.optional.as_ref().and_then(At::get).copied().unwrap_or_default();
+    let Some(from) = &raw.from else { return };
+    let names: Vec<&At<String>> = from.get().map(|names| names.0.iter().collect()).unwrap_or_default();
+    let path: Vec<String> = match names.as_slice() {
+        // The header line of a CSV file has names alone, no structs.
+        [name] if format == Format::Parquet && name.pos == from.pos => {
+            name.get().map(|name| name.split('.').map(str::to_owned).collect()).unwrap_or_default()
+        }
+        names => names.iter().filter_map(|name| name.get().cloned()).collect(),
+    };
+    if path.is_empty() || names.len() != names.iter().filter(|name| name.get().is_some()).count() {
+        let message = format!("`from` of column `{}` names no column of the files", column.name);
+        // A value that could not be read was told already.
+        problems.require(!names.is_empty(), from.pos, message, "write the name in the files: `from: \"Order ID\"`");
+        return;
+    }
+    let message = format!("`{}` is no path to a column", path.join("."));
+    let whole = path.iter().all(|name| !name.is_empty());
+    problems.require(whole, from.pos, message, "a name with a dot of its own stands in a list: `from: [\"order.\"]`");
+    let message = format!("`{}` goes into a struct, and CSV has none", path.join("."));
+    let flat = format == Format::Parquet || path.len() == 1;
+    problems.require(flat, from.pos, message, "write the name that stands in the header line");
+    column.from = path;
 }
 
 fn partitions(table: &mut Table, raw: &RawTable, problems: &mut Problems) {
@@ -160,8 +195,8 @@ fn partitions(table: &mut Table, raw: &RawTable, problems: &mut Problems) {
         }
         table.known.push((key.name.clone(), column_type.get().copied()));
         if let Some(found) = column_type.get() {
-            use ColumnType::{Bool, Float32, Float64, Timestamp};
-            let good = !matches!(found, Bool | Float32 | Float64 | Timestamp);
+            use ColumnType::{Date, Utf8};
+            let good = found.integers().is_some() || matches!(found, Date | Utf8);
             let message = format!("a partition column cannot be of type `{}`", found.name());
             problems.require(good, column_type.pos, message, "it is a `date`, a whole number or `utf8`");
             table.spec.partition_by.push((key.name.clone(), *found));
@@ -220,7 +255,8 @@ fn many(columns: &Option<At<OneOrMany<String>>>) -> &[At<String>] {
 fn range_check(table: &Table, column: &Key, range: &At<RawBounds>, problems: &mut Problems) -> Option<CheckRule> {
     let column_type = table.column_named(&column.name, column.pos, problems);
     if let Some(column_type) = column_type {
-        let good = !matches!(column_type, ColumnType::Bool | ColumnType::Utf8);
+        use ColumnType::{Binary, Bool, Utf8, Uuid};
+        let good = !matches!(column_type, Bool | Utf8 | Uuid | Binary);
         let message = format!("a column of type `{}` has no `range`", column_type.name());
         let hint = "a range bounds numbers, dates and timestamps; for text use `accepted_values`";
         problems.require(good, column.pos, message, hint);
@@ -243,7 +279,8 @@ fn fitting_bound(bound: &At<Bound>, column_type: Option<ColumnType>, problems: &
     let column_type = column_type?;
     let of_time = matches!(column_type, ColumnType::Date | ColumnType::Timestamp);
     // Of a column that has no range at all that was said.
-    let has_none = matches!(column_type, ColumnType::Bool | ColumnType::Utf8);
+    use ColumnType::{Binary, Bool, Utf8, Uuid};
+    let has_none = matches!(column_type, Bool | Utf8 | Uuid | Binary);
     let (good, rule) = match found {
         Bound::Day(_) => (of_time || has_none, "write a number"),
         Bound::Number(_) => (!of_time, "write a date: `2000-01-31`"),
@@ -260,8 +297,7 @@ fn accepted_check(
     problems: &mut Problems,
 ) -> Option<CheckRule> {
     if let Some(column_type) = table.column_named(&column.name, column.pos, problems) {
-        use ColumnType::{Float32, Float64, Timestamp};
-        let good = !matches!(column_type, Float32 | Float64 | Timestamp);
+        let good = !column_type.is_float() && !matches!(column_type, ColumnType::Timestamp | ColumnType::Binary);
         let message = format!("a column of type `{}` has no `accepted_values`", column_type.name());
         problems.require(good, column.pos, message, "values are compared as text; for numbers use `range`");
     }

@@ -1,6 +1,6 @@
 //! Jobs that classify texts.
 
-use crate::spec::job::*;
+use crate::spec::column::ColumnType;
 use crate::spec::paths::Root;
 use crate::spec::problems::Problems;
 use crate::spec::raw::RawTextClassifier;

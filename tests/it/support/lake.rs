@@ -76,8 +76,8 @@ impl SmallLake {
 pub fn declare(name: &str, url: Url, columns: &str, more: impl FnOnce(&mut TableSpec)) -> TableSpec {
     let columns = columns.split(", ").enumerate().map(|(line, column)| {
         let (name, kind) = column.split_once(' ').unwrap();
-        let column_type = ColumnType::NAMES.iter().find(|(n, _)| *n == kind).unwrap().1;
-        ColumnSpec { name: name.to_owned(), column_type, place: Place::at("jobs/shop.yaml", 10 + line, 5) }
+        let column_type = ColumnType::parse(kind).unwrap();
+        ColumnSpec::new(name, column_type, Place::at("jobs/shop.yaml", 10 + line, 5))
     });
     let mut table = TableSpec {
         name: name.to_owned(),

@@ -90,8 +90,8 @@ impl Shop {
                 Some(time) => event_time = Some(time.to_owned()),
                 None => {
                     let (column, kind) = word.split_once(':').unwrap();
-                    let column_type = ColumnType::NAMES.iter().find(|(n, _)| *n == kind).unwrap().1;
-                    columns.push(ColumnSpec { name: column.into(), column_type, place: Place::file("jobs/shop.yaml") });
+                    let column_type = ColumnType::parse(kind).unwrap();
+                    columns.push(ColumnSpec::new(column, column_type, Place::file("jobs/shop.yaml")));
                 }
             }
         }
