@@ -344,6 +344,19 @@ async fn what_would_lose_the_zone_is_refused_with_a_way_out() {
 }
 
 #[tokio::test]
+async fn a_text_that_is_no_time_is_told_where_it_stands() {
+    for expression in ["at > TIMESTAMP '2026-13-01 00:00:00'", "at > 'yesterday'", "to_timestamp('2026-02-30') < at"] {
+        let sql = format!(
+            "SELECT customer_id,\n    sum(CASE WHEN {expression} THEN 1 ELSE 0 END) AS n\nFROM orders GROUP BY customer_id"
+        );
+        let output = Job::new("Europe/Berlin").feature(&sql).run(&["check"]);
+        assert_exit(&output, 1);
+        let said = stderr(&output);
+        assert!(said.contains("sql/features/f.sql:2:5: ") && said.contains("is no time: write it as"), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn stages_are_local_and_published_times_are_in_utc() {
     let sql = "SELECT customer_id, max(at) AS last_order_at, min(CAST(at AS DATE)) AS first_day FROM orders GROUP BY customer_id";
     let job = Job::new("Europe/Berlin").feature(sql).orders(&["2026-05-31T22:30:00Z"]).await.with(

@@ -13,8 +13,9 @@ use chrono::{Datelike, Months, NaiveDate};
 use chrono_tz::Tz;
 use datafusion::common::{Result, ScalarValue, exec_datafusion_err, plan_datafusion_err, plan_err};
 use datafusion::functions::datetime;
+use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
 use datafusion::logical_expr::{
-    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, lit,
 };
 
 use crate::local_time::{DAY, LocalClock, OnError, instants, zone_name};
@@ -173,6 +174,27 @@ impl ScalarUDFImpl for OnClock {
             }
             _ => timestamp_type(self.timezone),
         })
+    }
+
+    /// A text that is written down is read at once, so that a wrong one is told where it stands.
+    fn simplify(&self, args: Vec<Expr>, _info: &SimplifyContext) -> Result<ExprSimplifyResult> {
+        let units = match self.function {
+            Function::Timestamp => 1,
+            Function::ToTimestamp(_, units) => units,
+            _ => return Ok(ExprSimplifyResult::Original(args)),
+        };
+        let [Expr::Literal(text, _)] = args.as_slice() else { return Ok(ExprSimplifyResult::Original(args)) };
+        if text.is_null() || !is_text(&text.data_type()) {
+            return Ok(ExprSimplifyResult::Original(args));
+        }
+        let clock = LocalClock::of(self.timezone);
+        let found = instants(&text.to_array()?, &clock, units, OnError::Fail);
+        let found = found.map_err(|error| match error {
+            ArrowError::CastError(message) => plan_datafusion_err!("{message}"),
+            other => other.into(),
+        })?;
+        let zone = zone_name(self.timezone).into();
+        Ok(ExprSimplifyResult::Simplified(lit(ScalarValue::TimestampMicrosecond(Some(found.value(0)), Some(zone)))))
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
