@@ -198,10 +198,15 @@ impl Error {
 
     /// All of `problems` at once, as the user's fault; `Ok` when there are none.
     pub fn all(problems: Vec<Problem>) -> Result<()> {
+        Self::all_of(Class::User, problems)
+    }
+
+    /// The same of any class.
+    pub fn all_of(class: Class, problems: Vec<Problem>) -> Result<()> {
         let mut problems = problems.into_iter();
         match problems.next() {
             None => Ok(()),
-            Some(first) => Err(Error(Box::new(Inner { class: Class::User, first, rest: problems.collect() }))),
+            Some(first) => Err(Error(Box::new(Inner { class, first, rest: problems.collect() }))),
         }
     }
 

@@ -18,7 +18,7 @@ pub use outcome::{OutcomeRecord, outcome_lines};
 
 use crate::error::{Class, ExitStatus};
 use crate::lake::publish::{Commit, CommittedTable, RunKey, night_folder};
-use crate::lake::{Store, Traffic};
+use crate::lake::{Store, TableSize, Traffic};
 use crate::{Error, Result};
 
 /// The format of a record; raised when a reader of the old one would misunderstand the new one.
@@ -118,6 +118,9 @@ pub struct RunRecord {
     /// What it counted.
     #[serde(default)]
     pub counts: Counts,
+    /// The predicted total of each value head.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub totals: BTreeMap<String, f64>,
     /// The number of its commit, once its tables are in place.
     #[serde(default)]
     pub commit: Option<u32>,
@@ -136,6 +139,9 @@ pub struct RunRecord {
     /// Thresholds that were crossed; with any of these a finished run ends with exit code 3.
     #[serde(default)]
     pub alerts: Vec<String>,
+    /// When its tables were taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub withdrawn: Option<DateTime<Utc>>,
     /// Why it failed.
     #[serde(default)]
     pub error: Option<ErrorRecord>,
@@ -159,6 +165,9 @@ pub struct InputRecord {
     pub objects: u64,
     /// Their size.
     pub bytes: u64,
+    /// Their rows, where all of them were opened and say so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u64>,
     /// The hash of its bytes, where it is a published table of an earlier night.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
@@ -272,12 +281,14 @@ impl RunRecord {
             sql: BTreeMap::new(),
             model: None,
             counts: Counts::default(),
+            totals: BTreeMap::new(),
             commit: None,
             tables: Vec::new(),
             checks: Vec::new(),
             outcomes: Vec::new(),
             notes: Vec::new(),
             alerts: Vec::new(),
+            withdrawn: None,
             error: None,
         }
     }
@@ -300,17 +311,38 @@ impl RunRecord {
                     input.objects += 1;
                     input.bytes += size;
                 }
-                None => {
-                    self.inputs.push(InputRecord { table: table.to_owned(), objects: 1, bytes: size, sha256: None })
-                }
+                None => self.inputs.push(InputRecord {
+                    table: table.to_owned(),
+                    objects: 1,
+                    bytes: size,
+                    rows: None,
+                    sha256: None,
+                }),
+            }
+        }
+    }
+
+    /// Says how large the source tables are; those without files too.
+    pub fn measured(&mut self, sizes: &[TableSize]) {
+        for size in sizes {
+            let known = |input: &&mut InputRecord| input.table == size.table && input.sha256.is_none();
+            match self.inputs.iter_mut().find(known) {
+                Some(input) => input.rows = size.rows,
+                None => self.inputs.push(InputRecord {
+                    table: size.table.clone(),
+                    objects: size.files,
+                    bytes: size.bytes,
+                    rows: size.rows,
+                    sha256: None,
+                }),
             }
         }
     }
 
     /// Adds a published table of an earlier night that was read.
     pub fn read_published(&mut self, table: &CommittedTable) {
-        let (table, bytes, sha256) = (table.path.clone(), table.bytes, Some(table.sha256.clone()));
-        self.inputs.push(InputRecord { table, objects: 1, bytes, sha256 });
+        let (path, bytes, sha256) = (table.path.clone(), table.bytes, Some(table.sha256.clone()));
+        self.inputs.push(InputRecord { table: path, objects: 1, bytes, rows: Some(table.rows), sha256 });
     }
 
     /// It is done: its tables are in place. The verdict is `alert` where a threshold was crossed.

@@ -43,6 +43,7 @@ pub mod panics;
 pub mod pipeline;
 pub mod printer;
 pub mod report;
+mod scratch;
 pub mod segments;
 pub mod spec;
 #[cfg(feature = "torch")]

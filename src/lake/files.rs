@@ -33,6 +33,7 @@ use super::adapter;
 use super::listed::ListedStore;
 use super::naive_times;
 use super::point_in_time::{days, last_date};
+use super::presence;
 use super::store;
 use super::tables::{self, Differences};
 use crate::error::Problem;
@@ -120,10 +121,13 @@ impl TableFiles {
         })
     }
 
-    /// Every file, sorted by path; listed once, so that all sessions of a run see the same.
+    /// Every file, sorted by path; listed once, so that all sessions of a run see the same. A table that is not there is an error,
+    /// and so is one without files unless it may be empty.
     pub(super) async fn all(&self, table: &TableSpec) -> Result<&[DataFile]> {
         let list = async || {
-            let files = self.list(table).await?;
+            presence::require_place(table)?;
+            let files = self.list(table).await.map_err(|error| presence::classed(table, error))?;
+            presence::require_files(table, files.is_empty())?;
             self.store.remember(files.iter().map(|file| &file.meta));
             Ok(files)
         };

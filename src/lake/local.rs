@@ -1,15 +1,21 @@
 //! Writing to a local disk so that a file is whole or absent, even after a power cut.
 //!
 //! object_store's `LocalFileSystem` renames a staging file into place but leaves the flushing to the kernel. Here the
-//! content is flushed before the file gets its name, and the folder after it. Staging files are called `NAME#1`,
-//! `NAME#2`, …: object_store never lists such names, so what a killed process leaves behind is invisible.
+//! content is flushed before the file gets its name, and the folder after it. Until then it is a hidden staging file beside its
+//! target; what killed processes left is removed by the next one that writes there.
 
+mod leftovers;
+
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+
+pub(super) use leftovers::sweep_folders_in;
+use leftovers::{next_number, staging_name, sweep_once};
 
 use super::store::PutOutcome;
+use crate::failpoint;
 
 /// Whether an existing file is replaced or left alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +59,7 @@ pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 fn place(staged: &Path, target: &Path, existing: Existing) -> io::Result<PutOutcome> {
+    failpoint::reach("publish.placing");
     match existing {
         Existing::Replace => fs::rename(staged, target)?,
         Existing::Keep => match fs::hard_link(staged, target) {
@@ -67,12 +74,10 @@ fn place(staged: &Path, target: &Path, existing: Existing) -> io::Result<PutOutc
 /// Makes a staging file beside `target` under a number that no other writer uses: once it is renamed, removing it again
 /// must not hit a file of the same name that somebody else has begun meanwhile.
 fn stage<T>(target: &Path, make: impl Fn(&Path) -> io::Result<T>) -> io::Result<(PathBuf, T)> {
-    static NEXT: AtomicU32 = AtomicU32::new(1);
-    let mut number = u64::from(std::process::id()) << 32 | u64::from(NEXT.fetch_add(1, Ordering::Relaxed));
+    let name = target.file_name().unwrap_or(OsStr::new("file"));
+    let mut number = next_number();
     loop {
-        let mut name = target.as_os_str().to_owned();
-        name.push(format!("#{number}"));
-        let path = PathBuf::from(name);
+        let path = target.with_file_name(staging_name(name, number));
         match make(&path) {
             Ok(made) => return Ok((path, made)),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
@@ -81,11 +86,14 @@ fn stage<T>(target: &Path, make: impl Fn(&Path) -> io::Result<T>) -> io::Result<
     }
 }
 
-/// Makes the folders above `target` and flushes those that are new into their parents.
+/// Makes the folders above `target` and flushes those that are new into their parents. Folders that were there are swept.
 fn make_parents(target: &Path) -> io::Result<()> {
     let Some(parent) = target.parent() else { return Ok(()) };
     let missing: Vec<&Path> = parent.ancestors().take_while(|folder| !folder.exists()).collect();
     fs::create_dir_all(parent)?;
+    if missing.is_empty() {
+        sweep_once(parent);
+    }
     missing.iter().try_for_each(|folder| sync_folder(folder.parent()))
 }
 
@@ -130,7 +138,7 @@ mod tests {
     fn what_a_killed_process_left_behind_is_in_nobodys_way() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c.txt");
-        fs::write(folder.path().join("c.txt#1"), b"half").unwrap();
+        fs::write(folder.path().join(".c.txt.00000000#4294967297"), b"half").unwrap();
         write_bytes(&path, Existing::Replace, b"whole").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"whole");
     }

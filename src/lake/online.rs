@@ -8,8 +8,9 @@ use datafusion::functions_aggregate::expr_fn::max;
 use datafusion::prelude::{SessionContext, ident};
 
 use super::checks::in_words;
-use super::files::{DataFile, extension};
+use super::files::DataFile;
 use super::naive_times;
+use super::presence;
 use super::provider::LakeTable;
 use super::report::{is_stale, stale_problem};
 use super::tables::file_columns;
@@ -25,6 +26,8 @@ pub struct OnlineReport {
     /// What stands in the way of a run: tables without files, files that are not as declared, and stale tables whose
     /// check says `on_fail: fail`.
     pub problems: Vec<Problem>,
+    /// Tables that are not there: another try may find them.
+    pub missing: Vec<Problem>,
     /// Stale tables that only raise an alert.
     pub stale: Vec<Problem>,
     /// What is not wrong but good to know: on which clock times without a zone are read.
@@ -38,6 +41,10 @@ impl Lake {
         let context = session::context_in(&self.options, self.timezone, std::sync::Arc::clone(&self.runtime));
         let mut report = OnlineReport::default();
         for table in &self.tables {
+            if let Err(error) = presence::require_place(&table.spec) {
+                report.missing.extend(error.into_problems());
+                continue;
+            }
             match self.look_at(&context, table, as_of, &mut report.stale, &mut report.notes).await {
                 Ok(found) => report.problems.extend(found),
                 Err(error) if error.class() == Class::User => report.problems.extend(error.into_problems()),
@@ -57,11 +64,6 @@ impl Lake {
     ) -> Result<Vec<Problem>> {
         let spec = &table.spec;
         let files = table.files.all(spec).await?;
-        if files.is_empty() {
-            let message = format!("table `{}` has no {} file in `{}`", spec.name, extension(spec.format), spec.url);
-            let problem = Problem::new(message).at(spec.place.clone());
-            return Ok(vec![problem.hint("is the path right, and has the load into the lake run?")]);
-        }
         let problems = table.files.check(spec, files, &self.runtime).await?;
         if !problems.is_empty() {
             return Ok(problems);

@@ -12,18 +12,24 @@
 
 mod audit;
 mod commit;
+mod owner;
+mod pending;
 mod place;
 mod population;
 mod table;
+mod withdraw;
 
 use std::path::{Path, PathBuf};
 
 use chrono::NaiveDate;
 
-pub use commit::{Commit, CommittedTable, KeyParts, RunKey, place_of};
+pub use commit::{Commit, CommittedTable, KeyParts, RunKey, Withdrawal, place_of};
 pub(crate) use commit::{night_folder, number_of};
 pub use population::PopulationCount;
+pub use owner::{Owner, are_keys_alike};
+pub use pending::{Finished, PendingNight, finish_pending};
 pub use table::{DESCRIPTION, StagedFile, TableMeta, TableWriter, described};
+pub use withdraw::{WITHDRAW_POINTS, WithdrawOutcome, withdraw};
 
 use super::{PutOutcome, Store};
 use crate::error::Class;
@@ -35,6 +41,7 @@ pub const POINTS: &[&str] = &[
     "publish.writing",
     "publish.written",
     "publish.audited",
+    "publish.placing",
     "publish.staging",
     "publish.staged",
     "publish.committing",
@@ -52,7 +59,7 @@ const CLAIMS: usize = 100;
 /// Where a night stands, seen from one run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
-    /// Nobody has committed the night.
+    /// Nobody has committed the night, or it was withdrawn.
     Fresh,
     /// This run's key is in force and every table is in place: there is nothing to do.
     Committed(Commit),
@@ -68,12 +75,18 @@ pub struct Publisher {
     store: Store,
     as_of: NaiveDate,
     key: RunKey,
+    owner: Option<Owner>,
 }
 
 impl Publisher {
     /// A publisher of the night `as_of` into `store` (the job's `publish.path`).
     pub fn new(store: Store, as_of: NaiveDate, key: RunKey) -> Self {
-        Publisher { store, as_of, key }
+        Publisher { store, as_of, key, owner: None }
+    }
+
+    /// Makes the folder this job's with the first commit, and refuses one of another job.
+    pub fn owned_by(self, owner: Owner) -> Self {
+        Publisher { owner: Some(owner), ..self }
     }
 
     /// The run's name.
@@ -89,6 +102,9 @@ impl Publisher {
     /// Where the night stands. Reads no table.
     pub async fn standing(&self) -> Result<Standing> {
         let Some(commit) = commit::highest(&self.store, self.as_of).await? else { return Ok(Standing::Fresh) };
+        if commit.withdraws.is_some() {
+            return Ok(Standing::Fresh);
+        }
         if commit.key != self.key {
             return Ok(Standing::Superseding(commit));
         }
@@ -102,6 +118,10 @@ impl Publisher {
     /// are in place and there is nothing to do; `None` that they have to be computed.
     pub async fn settle(&self) -> Result<Option<Committed>> {
         let Some(commit) = commit::highest(&self.store, self.as_of).await? else { return Ok(None) };
+        if commit.withdraws.is_some() {
+            withdraw::finish(&self.store, &commit).await?;
+            return Ok(None);
+        }
         let finished = resume(&self.store, &commit).await;
         if commit.key == self.key { finished } else { finished.map(|_| None) }
     }
@@ -138,6 +158,7 @@ impl Publisher {
                 key: self.key.clone(),
                 as_of: self.as_of,
                 tables: tables.to_vec(),
+                withdraws: None,
             };
             failpoint::reach("publish.committing");
             if commit::put(&self.store, &commit).await? == PutOutcome::Created {
@@ -209,6 +230,13 @@ impl AuditedFiles {
             .collect();
         let files = self.files.iter().map(|f| (f.file.table().to_owned(), PathBuf::from(f.file.path()))).collect();
 
+        if let Some(owner) = &self.publisher.owner {
+            owner.claim(store).await?;
+        }
+        for table in &tables {
+            store.refuse_links(&table.path)?;
+            store.refuse_links(&table.staged)?;
+        }
         // Whoever has to finish this commit finds the run's counts here.
         record.save(store).await?;
         place::stage(store, &tables, &files).await?;
@@ -238,16 +266,34 @@ pub async fn nights(store: &Store) -> Result<Vec<NaiveDate>> {
     Ok(nights)
 }
 
-/// What is in force for a night, whole and in place; what a dead run left half in place is finished first.
+/// What is in force for a night, whole and in place; what a dead run left half in place is finished first. `None` for one that
+/// nobody published, or that was withdrawn.
 ///
 /// A night that can neither be trusted nor finished is an error: whoever builds on it has to run it again.
 pub async fn committed(store: &Store, date: NaiveDate) -> Result<Option<Commit>> {
     let Some(commit) = commit::highest(store, date).await? else { return Ok(None) };
+    if commit.withdraws.is_some() {
+        withdraw::finish(store, &commit).await?;
+        return Ok(None);
+    }
     match resume(store, &commit).await? {
         Some(committed) => Ok(Some(committed.commit)),
         None => Err(Error::user(format!("the night of {date} is only half in place"))
             .hint(format!("run it again: `tenure run JOB --as-of {date}`"))),
     }
+}
+
+/// The record of what is in force for the newest night before `date` that has one. Nothing is finished, and no table is read.
+pub async fn record_before(store: &Store, date: NaiveDate) -> Result<Option<RunRecord>> {
+    for night in nights(store).await?.into_iter().rev().filter(|night| *night < date) {
+        if let Some(commit) = commit::highest(store, night).await?
+            && commit.withdraws.is_none()
+            && let Some(record) = record_of(store, &commit).await?
+        {
+            return Ok(Some(record));
+        }
+    }
+    Ok(None)
 }
 
 /// Puts a commit's tables in place without computing them: `None` where the staged objects are no longer whole.
@@ -261,7 +307,17 @@ pub async fn resume(store: &Store, commit: &Commit) -> Result<Option<Committed>>
     }
     place::fence(store, commit).await?;
     let placed = place::promote(store, commit, &place::LocalFiles::new()).await?;
-    let mut record = record_of(store, commit).await?.unwrap_or_else(|| RunRecord::of_commit(commit));
+    let mut record = match record_of(store, commit).await? {
+        // A copied folder has other etags. When the run ended, and how, stays as it was.
+        Some(mut record) if record.finished_commit(commit.number) => {
+            record.tables = placed.clone();
+            record.save(store).await?;
+            place::clean(store, commit).await?;
+            return Ok(Some(Committed { commit: commit.clone(), tables: placed }));
+        }
+        Some(record) => record,
+        None => RunRecord::of_commit(commit),
+    };
     finish(store, commit, placed, &mut record).await.map(Some)
 }
 
@@ -281,7 +337,12 @@ async fn recorded_in_place(store: &Store, commit: &Commit) -> Result<Option<Vec<
 
 /// The record of a commit's run; one that cannot be understood counts as none, and is written again.
 async fn record_of(store: &Store, commit: &Commit) -> Result<Option<RunRecord>> {
-    match RunRecord::load(store, commit.as_of, &commit.run_id).await {
+    record_at(store, commit.as_of, &commit.run_id).await
+}
+
+/// The same of a run by its name.
+async fn record_at(store: &Store, as_of: NaiveDate, run_id: &str) -> Result<Option<RunRecord>> {
+    match RunRecord::load(store, as_of, run_id).await {
         Err(error) if error.class() == Class::User => Ok(None),
         loaded => loaded,
     }

@@ -122,6 +122,14 @@ impl Store {
         Store { url: as_folder(url), prefix: Path::default(), inner, local: None, patience }
     }
 
+    /// Another folder of the same bucket or disk.
+    pub(super) fn at(&self, url: &Url) -> Result<Self> {
+        let url = as_folder(url.clone());
+        let failed = |e| Error::user(format!("`{url}` is not the URL of a store")).because(e);
+        let (_, prefix) = ObjectStoreScheme::parse(&url).map_err(failed)?;
+        Ok(Store { url, prefix, ..self.clone() })
+    }
+
     /// The folder's URL; ends with `/`.
     pub fn url(&self) -> &Url {
         &self.url
@@ -204,6 +212,7 @@ impl Store {
     }
 
     async fn put_mode(&self, path: &str, bytes: Bytes, existing: Existing) -> Result<PutOutcome> {
+        self.refuse_links(path)?;
         if let Some(target) = self.local_path(path)? {
             return self.on_disk(path, move || local::write_bytes(&target, existing, &bytes)).await;
         }
@@ -237,6 +246,7 @@ impl Store {
 
     /// Puts the content of a local file, in parts if it is large; the object appears when the last part is there.
     pub async fn upload(&self, from: &FsPath, path: &str) -> Result<()> {
+        self.refuse_links(path)?;
         let source = from.to_owned();
         if let Some(target) = self.local_path(path)? {
             let mut file = std::fs::File::open(&source).map_err(|e| Error::io(&source, e))?;
@@ -280,6 +290,7 @@ impl Store {
 
     /// Copies an object within the store, replacing one of the new name.
     pub async fn copy(&self, from: &str, to: &str) -> Result<()> {
+        self.refuse_links(to)?;
         if let (Some(source), Some(target)) = (self.local_path(from)?, self.local_path(to)?) {
             return self.on_disk(from, move || local::copy(&source, &target)).await;
         }
@@ -289,6 +300,7 @@ impl Store {
 
     /// Deletes an object; one that is not there is deleted already.
     pub async fn delete(&self, path: &str) -> Result<()> {
+        self.refuse_links(path)?;
         found(self.inner.delete(&self.full_path(path)).await).map(|_| ()).map_err(|e| self.failed("deleted", path, e))
     }
 
@@ -305,6 +317,34 @@ impl Store {
     pub fn local_path(&self, path: &str) -> Result<Option<std::path::PathBuf>> {
         let Some(local) = &self.local else { return Ok(None) };
         local.path_to_filesystem(&self.full_path(path)).map(Some).map_err(|e| self.failed("used", path, e))
+    }
+
+    /// Refuses to write or delete an object through a symbolic link below the store's folder: what it points to is not ours.
+    pub(super) fn refuse_links(&self, path: &str) -> Result<()> {
+        let (Some(target), Ok(root)) = (self.local_path(path)?, self.url.to_file_path()) else { return Ok(()) };
+        let folders = target.parent().into_iter().flat_map(FsPath::ancestors).take_while(|folder| **folder != *root);
+        let is_link = |folder: &&FsPath| folder.symlink_metadata().is_ok_and(|found| found.file_type().is_symlink());
+        match folders.filter(|folder| folder.starts_with(&root)).find(is_link) {
+            None => Ok(()),
+            Some(link) => {
+                let message =
+                    format!("`{}` is a symbolic link: nothing is written or deleted behind it", link.display());
+                Err(Error::user(message)
+                    .hint("make it a folder; the folder that the job file names may itself be a link"))
+            }
+        }
+    }
+
+    /// Removes what killed processes left half written in the folders directly below some folders of a local disk.
+    pub(super) async fn sweep(&self, folders: impl IntoIterator<Item = String>) -> Result<()> {
+        for folder in folders {
+            // A name below the folder, so that the folder itself is looked at.
+            self.refuse_links(&format!("{folder}/x"))?;
+            if let Some(path) = self.local_path(&folder)? {
+                blocking(move || local::sweep_folders_in(&path)).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn on_disk<T: Send + 'static>(

@@ -78,7 +78,7 @@ pub(super) struct Absent<'a> {
 }
 
 /// A type as a job file would name it, where it has a name there.
-pub(super) fn type_name(found: &DataType) -> String {
+pub fn type_name(found: &DataType) -> String {
     match plain(found) {
         DataType::LargeUtf8 | DataType::Utf8View => "utf8".to_owned(),
         DataType::LargeBinary | DataType::BinaryView => "binary".to_owned(),
@@ -303,6 +303,8 @@ mod tests {
             checks: Vec::new(),
             timezone: chrono_tz::UTC,
             naive_times: crate::spec::NaiveTimes::Job,
+            may_be_empty: false,
+            max_shrink: None,
         }
     }
 

@@ -99,12 +99,13 @@ impl Ledger {
     }
 }
 
-/// The run behind a path under `_runs/`; commits are no runs.
+/// The run behind a path under `_runs/`; commits are no runs, and neither is the owner of the folder.
 fn run_id(path: &str) -> Option<&str> {
     if number_of(path).is_some() {
         return None;
     }
-    path.rsplit('/').next()?.strip_suffix(".json")
+    let (night, name) = path.strip_prefix("_runs/")?.split_once('/')?;
+    name.strip_suffix(".json").filter(|_| night.starts_with("ds="))
 }
 
 fn unknown(id: &str, known: &[&str], url: &url::Url) -> Error {

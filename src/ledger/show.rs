@@ -65,6 +65,7 @@ impl RunRecord {
         );
         line("started", &moment(self.started));
         line("finished", &self.finished.map(moment).unwrap_or_default());
+        line("withdrawn", &self.withdrawn.map(moment).unwrap_or_default());
         line("engine", &self.engine);
         line("model", &self.model.as_ref().map(|m| format!("{} ({})", m.version, short(&m.hash))).unwrap_or_default());
         line("key", self.key.as_str());
@@ -128,9 +129,10 @@ impl RunRecord {
         }
         section(text, tables);
 
-        let mut inputs = plain(["read", "objects", "bytes"]);
+        let mut inputs = plain(["read", "objects", "bytes", "rows"]);
         for input in &self.inputs {
-            inputs.add_row([input.table.clone(), count(input.objects), count(input.bytes)]);
+            let rows = input.rows.map(count).unwrap_or_default();
+            inputs.add_row([input.table.clone(), count(input.objects), count(input.bytes), rows]);
         }
         section(text, inputs);
 
@@ -171,6 +173,7 @@ impl RunRecord {
 
 fn result(run: &RunRecord) -> &'static str {
     match (run.status, run.verdict) {
+        _ if run.withdrawn.is_some() => "withdrawn",
         (RunStatus::Running, _) => "running",
         (RunStatus::Done, Some(Verdict::Alert)) => "done, alert",
         (RunStatus::Done, _) => "done",

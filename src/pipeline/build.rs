@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use futures::{Stream, StreamExt, join, try_join};
 
+use super::plan::no_customers;
 use super::{Plan, state};
 use crate::features::{FeatureSet, Matrices, States};
 use crate::lake::publish::PopulationCount;
@@ -65,14 +66,25 @@ pub async fn build(
     if let Some(states) = states {
         let built = pass(&features, spec, &lake, files, Some(Arc::clone(&states))).await?;
         state::commit(&states, printer).await?;
-        return Ok(built);
+        return refuse_empty(files, built);
     }
     let passes = if features.shares_passes(spec.tables()) { files.len().max(1) } else { 1 };
     let mut built = Vec::new();
     for together in files.chunks(passes) {
         built.extend(pass(&features, spec, &lake, together, None).await?);
     }
-    Ok(built)
+    refuse_empty(files, built)
+}
+
+/// A matrix without a customer is a mistake somewhere: its file goes.
+fn refuse_empty(files: &[(AsOf, Option<PathBuf>)], built: Vec<BuiltMatrix>) -> Result<Vec<BuiltMatrix>> {
+    let Some((matrix, (as_of, _))) = built.iter().zip(files).find(|(matrix, _)| matrix.rows == 0) else {
+        return Ok(built);
+    };
+    if let Some(path) = &matrix.path {
+        std::fs::remove_file(path).map_err(|e| Error::io(path, e))?;
+    }
+    Err(no_customers(*as_of))
 }
 
 /// Writes matrices in one pass.

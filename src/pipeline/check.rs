@@ -5,8 +5,8 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::plan::Plan;
-use crate::error::Problem;
-use crate::lake::{EngineOptions, Lake};
+use crate::error::{Class, Problem};
+use crate::lake::{EngineOptions, Lake, Store, publish};
 use crate::model::Bundle;
 use crate::spec::{EntityTask, JobSpec, Task};
 use crate::{AsOf, Error, Result};
@@ -52,6 +52,12 @@ impl std::fmt::Display for CheckReport {
 
 /// Checks a job without data: YAML, references, every SQL file on empty tables, and the model bundle if there is one.
 pub async fn check(spec: &JobSpec) -> Result<CheckReport> {
+    checked(spec).await.map(|(report, _)| report)
+}
+
+/// The same with the plan, which a text classifier has none of.
+async fn checked(spec: &JobSpec) -> Result<(CheckReport, Option<Plan>)> {
+    let mut planned = None;
     let mut report = CheckReport { job: spec.name().to_owned(), tables: spec.tables().len(), ..CheckReport::default() };
     match spec.task() {
         Task::Entity(task) => {
@@ -61,26 +67,44 @@ pub async fn check(spec: &JobSpec) -> Result<CheckReport> {
             report.heads = task.model.iter().flat_map(|m| &m.heads).map(|head| head.name.clone()).collect();
             report.stages = plan.stages.iter().flat_map(|stages| stages.stages().map(str::to_owned)).collect();
             report.notes.extend(check_bundle(spec, task, &plan)?);
+            planned = Some(plan);
         }
         Task::TextClassifier(task) => Error::all(encoder_problem(&task.encoder).into_iter().collect())?,
     }
-    Ok(report)
+    Ok((report, planned))
 }
 
 /// Everything that [`check`] does, then: is the lake there, are its tables as declared and fresh, does the model fit?
 pub async fn check_online(spec: &JobSpec, as_of: AsOf, engine: &EngineOptions) -> Result<CheckReport> {
-    let mut report = check(spec).await?;
+    let (mut report, plan) = checked(spec).await?;
     report.online = true;
+    let mut problems = Vec::new();
+    if let (Task::Entity(task), Some(plan)) = (spec.task(), &plan)
+        && let Some(publish) = &task.publish
+    {
+        let store = Store::open(&publish.url)?;
+        match plan.owner(spec).check(&store).await {
+            Ok(_) => report.notes.extend(publish::finish_pending(&store).await?.iter().map(ToString::to_string)),
+            Err(error) if error.class() == Class::User => problems.extend(error.into_problems()),
+            Err(error) => return Err(error),
+        }
+    }
     let lake = Lake::open(spec, engine)?;
     let found = lake.look(as_of).await?;
     report.alerts = found.stale.iter().map(ToString::to_string).collect();
     report.notes.extend(found.notes);
-    let mut problems = found.problems;
+    problems.extend(found.problems);
     if let Task::Entity(task) = spec.task()
         && let Some(model) = &task.model
         && let Err(error) = Bundle::open(&model.bundle)
     {
         problems.extend(error.into_problems());
+    }
+    // What retrying mends is told apart from what it does not.
+    if problems.is_empty() {
+        Error::all_of(Class::Infra, found.missing)?;
+    } else {
+        problems.extend(found.missing);
     }
     Error::all(problems)?;
     Ok(report)

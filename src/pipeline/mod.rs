@@ -16,6 +16,8 @@ mod night;
 mod outcomes;
 mod plan;
 #[cfg(feature = "torch")]
+mod shrink;
+#[cfg(feature = "torch")]
 mod snapshots;
 pub mod state;
 #[cfg(feature = "torch")]

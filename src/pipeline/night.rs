@@ -10,16 +10,16 @@ use arrow::datatypes::{DataType, Field, Schema};
 use chrono::NaiveDate;
 use futures::{FutureExt, StreamExt};
 use serde::Serialize;
-use tempfile::TempDir;
 
 use super::outcomes::{Outcomes, PastPredictions};
-use super::plan::Plan;
+use super::plan::{Plan, no_customers};
+use super::shrink::ShrinkGuard;
 use super::state;
 use super::tables::{NightTables, ScoredFiles};
 use crate::error::ExitStatus;
 use crate::features::{FeatureStream, States};
-use crate::lake::publish::{self, Commit, KeyParts, Publisher, RunKey, StagedFile};
-use crate::lake::{CheckCount, EngineOptions, Lake, Store, Traffic, Visibility};
+use crate::lake::publish::{self, Commit, KeyParts, Owner, Publisher, RunKey, StagedFile, are_keys_alike};
+use crate::lake::{CheckCount, EngineOptions, Lake, Store, Traffic, Visibility, type_name};
 use crate::ledger::{CheckRecord, ModelRecord, PlacedTable, RunRecord};
 use crate::model::device::DeviceChoice;
 use crate::model::{Bundle, MINIMUM_DATA, Scorer};
@@ -27,7 +27,7 @@ use crate::printer::Printer;
 use crate::report::{NightReport, PublishedTable, RejectRow};
 use crate::segments::{SEGMENTS, StageSummary};
 use crate::spec::{EntityTask, JobSpec, PublishSpec};
-use crate::{AsOf, Error, Result, cpu, failpoint, lake};
+use crate::{AsOf, Error, Result, cpu, failpoint, lake, scratch};
 
 /// How this machine runs a night.
 #[derive(Debug, Clone)]
@@ -40,6 +40,8 @@ pub struct NightOptions {
     pub force: bool,
     /// Read the tables alone, and neither use nor write the job's states.
     pub from_source: bool,
+    /// Publish a night even if it is much smaller than the one before.
+    pub accept_shrink: bool,
 }
 
 /// How a night ended.
@@ -79,6 +81,11 @@ pub async fn run(spec: &JobSpec, as_of: AsOf, options: &NightOptions, printer: &
     failpoint::reach("night.planned");
 
     let store = Store::open(&publish.url)?;
+    let owner = plan.owner(spec);
+    let is_owned = owner.check(&store).await?;
+    for pending in publish::finish_pending(&store).await? {
+        printer.warn(pending.to_string());
+    }
     let lake = Lake::open(spec, &options.engine)?;
     let inputs = lake.inputs(as_of.instant()).await?;
     let previous = match task.segments {
@@ -96,7 +103,7 @@ pub async fn run(spec: &JobSpec, as_of: AsOf, options: &NightOptions, printer: &
         inputs: inputs.iter().cloned().chain(past.inputs()).collect(),
         previous: previous.as_ref().map(|commit| commit.key.as_str().to_owned()),
     });
-    let publisher = Publisher::new(store.clone(), as_of.date(), key);
+    let publisher = Publisher::new(store.clone(), as_of.date(), key).owned_by(owner.clone());
     if !options.force
         && let Some(committed) = publisher.settle().await?
     {
@@ -122,7 +129,9 @@ pub async fn run(spec: &JobSpec, as_of: AsOf, options: &NightOptions, printer: &
     record.save(&store).await?;
     failpoint::reach("night.started");
 
-    let mut night = Night { spec, task, publish, as_of, options, printer, plan: &plan, lake: &lake, publisher, record };
+    let owner = is_owned.then_some(owner);
+    let (plan, lake) = (&plan, &lake);
+    let mut night = Night { spec, task, publish, as_of, options, printer, plan, lake, publisher, owner, record };
     // A panic is recorded like any other failure.
     let computed = AssertUnwindSafe(night.compute(bundle.as_ref(), previous.as_ref(), past)).catch_unwind().await;
     match computed.unwrap_or_else(|payload| Err(Error::panicked("the night", &*payload))) {
@@ -175,6 +184,8 @@ struct Night<'a> {
     plan: &'a Plan,
     lake: &'a Lake,
     publisher: Publisher,
+    /// Who owns the folder, where that is recorded: nights under another key are then known to be past.
+    owner: Option<Owner>,
     record: RunRecord,
 }
 
@@ -185,7 +196,7 @@ impl Night<'_> {
         previous: Option<&Commit>,
         past: PastPredictions,
     ) -> Result<NightReport> {
-        let dir = TempDir::with_prefix("tenure-").map_err(|e| Error::io(std::env::temp_dir(), e))?;
+        let dir = scratch::folder("tenure-")?;
         let tables = NightTables::new(self.plan, &self.publisher, self.spec, bundle.map(|b| b.manifest()));
 
         let start = Instant::now();
@@ -193,9 +204,21 @@ impl Night<'_> {
             true => None,
             false => state::open(self.spec, &self.options.engine, self.lake, self.printer).await?,
         };
+        let visible = Visibility::at(self.as_of);
+        let store = Store::open(&self.publish.url)?;
+        let shrink = (self.publish.max_shrink, self.options.accept_shrink);
+        let guard = ShrinkGuard::new(&store, self.as_of.date(), shrink.0, shrink.1).await?;
+        self.record.measured(&self.lake.sizes(visible).await?);
+        guard.check_tables(self.spec.tables(), &mut self.record)?;
         let scored = self.score(bundle, &tables, dir.path(), states.clone()).await?;
         scored.notes.iter().for_each(|note| self.printer.warn(note));
         self.record.notes.extend(scored.notes.iter().cloned());
+        self.record.counts.customers = scored.spill.rows();
+        if self.record.counts.customers == 0 {
+            return Err(no_customers(self.as_of));
+        }
+        self.record.totals = scored.totals;
+        guard.check_results(&mut self.record)?;
         self.record.took("features and scores", start.elapsed());
         failpoint::reach("night.scored");
 
@@ -224,7 +247,6 @@ impl Night<'_> {
         self.record.alerts.extend(self.record.outcomes.iter().flat_map(|outcome| outcome.alerts.iter().cloned()));
         self.record.checks = checks.counts.iter().map(check_record).collect();
         self.record.counts.rejects = checks.rejected();
-        self.record.counts.customers = scored.spill.rows();
         self.record.counts.unscored = scored.unscored;
         self.record.counts.scored = scored.spill.rows() - self.record.counts.unscored.values().sum::<u64>();
         if let Some(summary) = &summary {
@@ -237,7 +259,6 @@ impl Night<'_> {
         self.record.took("audit", start.elapsed());
         self.record.traffic = Traffic::so_far();
         let committed = audited.commit(&mut self.record).await?;
-        let store = Store::open(&self.publish.url)?;
         let published = |table: &PlacedTable| PublishedTable {
             table: table.name.clone(),
             path: store.url_of(&table.path),
@@ -337,7 +358,26 @@ impl Night<'_> {
         let Some(stages) = &self.plan.stages else { return Ok(None) };
         let context = lake::context(&self.options.engine, self.spec.timezone())?;
         let previous = match previous.and_then(|commit| commit.table(SEGMENTS)) {
-            Some(table) => Some(lake::read_published(&context, &self.publish.url, &table.path).await?),
+            Some(table) => {
+                let key = self.plan.matrix.field(0);
+                let rows = lake::read_published(&context, &self.publish.url, &table.path).await?;
+                let there =
+                    rows.schema().field_with_unqualified_name(key.name()).map(|field| field.data_type().clone());
+                match (there, &self.owner) {
+                    (Ok(there), _) if are_keys_alike(&there, key.data_type()) => Some(rows),
+                    // The owner of the folder was recorded with tonight's key: the nights before it are another story.
+                    (_, Some(_)) => None,
+                    (there, None) => {
+                        let first = rows.schema().field(0);
+                        let (name, there) = match there {
+                            Ok(there) => (key.name(), there),
+                            Err(_) => (first.name(), first.data_type().clone()),
+                        };
+                        let store = Store::open(&self.publish.url)?;
+                        return Err(self.plan.owner(self.spec).other_key(name, &type_name(&there), &store));
+                    }
+                }
+            }
             None => None,
         };
         let mut segmented = stages.assign(&context, scored.path(), previous, self.as_of).await?;

@@ -9,7 +9,7 @@ use chrono::NaiveDate;
 
 use crate::error::{Place, Problem};
 use crate::features::{Condition, ConditionParser, FeatureColumn, FeatureSet, LabelSet};
-use crate::lake::publish::described;
+use crate::lake::publish::{Owner, described};
 use crate::segments::StagePlan;
 use crate::spec::{BTYD_PREFIX, EntityTask, JobSpec, Loss, ModelSpec, nearest, score_columns};
 use crate::{AsOf, Error, Result, lake};
@@ -28,6 +28,8 @@ pub struct Plan {
     pub matrix: SchemaRef,
     /// The scores' schema: each head's columns, then `no_score_reason`; empty without a model.
     pub scores: SchemaRef,
+    /// The heads that predict values, which add up.
+    pub value_heads: Vec<String>,
     /// Who is scored at all.
     pub minimum_data: Option<Condition>,
     /// The stages over matrix and scores.
@@ -83,7 +85,9 @@ impl Plan {
         let churn: Vec<&str> = churn.map(|head| head.name.as_str()).collect();
         let stages = gather(&mut problems, stages)?.flatten().map(|stages| stages.report_means(churn));
         Error::all(problems)?;
-        Ok(Plan { features, labels, label_types, columns, matrix, scores, minimum_data, stages })
+        let heads = task.model.iter().flat_map(|model| &model.heads);
+        let value_heads = heads.filter(|head| head.loss == Loss::Ziln).map(|head| head.name.clone()).collect();
+        Ok(Plan { features, labels, label_types, columns, matrix, scores, value_heads, minimum_data, stages })
     }
 
     /// Matrix and scores side by side: what the stages see.
@@ -91,10 +95,22 @@ impl Plan {
         joined(&self.matrix, &self.scores)
     }
 
+    /// The job as the owner of the folder that it publishes into.
+    pub fn owner(&self, spec: &JobSpec) -> Owner {
+        let key = self.matrix.field(0);
+        Owner::new(spec.name(), key.name(), key.data_type())
+    }
+
     /// The hash of every SQL file behind the matrix.
     pub fn sql_hashes(&self) -> BTreeMap<String, String> {
         self.features.hashes()
     }
+}
+
+/// A population that nobody belongs to is a mistake somewhere: in a table, in the job or in the date.
+pub(super) fn no_customers(as_of: AsOf) -> Error {
+    Error::user(format!("the population of {as_of} has no customer"))
+        .hint("are the tables whole, and do their rows reach back to that day? `tenure check --online` looks at them")
 }
 
 /// Keeps the user's problems for later; the infrastructure's end the planning.

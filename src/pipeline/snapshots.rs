@@ -18,7 +18,7 @@ use crate::model::device::DeviceChoice;
 use crate::printer::Printer;
 use crate::spec::{EntitySource, JobSpec};
 use crate::training::{LabelInfo, SnapshotSource, TrainJob, TrainingReport, Watch, train_watched};
-use crate::{AsOf, Error, Result};
+use crate::{AsOf, Error, Result, scratch};
 
 /// Days without any event at the end of a lake that are taken for quiet ones, not for missing ones.
 const QUIET_DAYS: u64 = 3;
@@ -80,7 +80,7 @@ impl<'a> LakeSnapshots<'a> {
             horizon_days: column.horizon_days,
             default: column.default,
         });
-        let folder = TempDir::with_prefix("tenure-snapshots-").map_err(|e| Error::io(std::env::temp_dir(), e))?;
+        let folder = scratch::folder("tenure-snapshots-")?;
         let (labels, ready) = (labels.collect(), Mutex::default());
         Ok(LakeSnapshots { spec, plan, lake, labels, span, known, ready, folder })
     }

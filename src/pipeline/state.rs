@@ -132,7 +132,7 @@ pub async fn rebuild(spec: &JobSpec, as_of: AsOf, engine: &EngineOptions) -> Res
     let states = states(spec, engine).await?;
     if let Some(newer) = states.manifest().map(|manifest| manifest.as_of).filter(|newer| *newer > as_of.date()) {
         let error = Error::user(format!("there are states of {newer}, and those of {as_of} would be older"));
-        return Err(error.hint(format!("rebuild them with `--as-of {newer}`, or remove `{}`", states.store().url())));
+        return Err(error.hint(format!("rebuild them with `--as-of {newer}` or a later day")));
     }
     states.distrust();
     lake::forget_finds(states.store()).await?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Float64Type, Schema, SchemaRef};
 
 use super::outcomes::{self, Outcomes, TRAINED_AS_OF};
 use super::plan::Plan;
@@ -44,6 +44,8 @@ pub(super) struct ScoredFiles {
     pub population: PopulationCount,
     /// What is to be told about the features.
     pub notes: Vec<String>,
+    /// The predicted total of each value head.
+    pub totals: BTreeMap<String, f64>,
 }
 
 impl<'a> NightTables<'a> {
@@ -74,6 +76,7 @@ impl<'a> NightTables<'a> {
             spill: self.start(dir, spill.per_customer(key))?,
             scored: self.plan.scored(),
             unscored: BTreeMap::new(),
+            totals: self.plan.value_heads.iter().map(|head| (head.clone(), 0.0)).collect(),
         })
     }
 
@@ -149,6 +152,7 @@ pub(super) struct ScoredWriter {
     spill: TableWriter,
     scored: SchemaRef,
     unscored: BTreeMap<String, u64>,
+    totals: BTreeMap<String, f64>,
 }
 
 struct Predictions {
@@ -174,6 +178,7 @@ impl ScoredWriter {
         if let (Some(predictions), Some(scores)) = (&mut self.predictions, scores) {
             predictions.write(&features.columns()[0], scores)?;
             count_unscored(scores, &mut self.unscored);
+            add_totals(scores, &mut self.totals);
         }
         Ok(())
     }
@@ -187,8 +192,8 @@ impl ScoredWriter {
         if let Some(features) = self.features {
             published.push(features.finish()?);
         }
-        let (unscored, notes) = (self.unscored, Vec::new());
-        Ok(ScoredFiles { published, spill: self.spill.finish()?, unscored, population, notes })
+        let (unscored, totals, notes) = (self.unscored, self.totals, Vec::new());
+        Ok(ScoredFiles { published, spill: self.spill.finish()?, unscored, totals, population, notes })
     }
 }
 
@@ -218,5 +223,12 @@ fn count_unscored(scores: &RecordBatch, unscored: &mut BTreeMap<String, u64>) {
     let Some(reasons) = scores.column_by_name(NO_SCORE_REASON) else { return };
     for reason in reasons.as_string::<i32>().iter().flatten() {
         *unscored.entry(reason.to_owned()).or_default() += 1;
+    }
+}
+
+fn add_totals(scores: &RecordBatch, totals: &mut BTreeMap<String, f64>) {
+    for (head, total) in totals {
+        let column = scores.column_by_name(head).and_then(|column| column.as_primitive_opt::<Float64Type>());
+        *total += column.and_then(arrow::compute::sum).unwrap_or_default();
     }
 }

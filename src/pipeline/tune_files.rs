@@ -19,7 +19,7 @@ const TABLE: &str = "trials";
 
 /// Writes both, each whole or not at all.
 pub(super) fn write(folder: &Path, report: &TuneReport) -> Result<()> {
-    let scratch = tempfile::tempdir_in(folder).map_err(|e| Error::io(folder, e))?;
+    let scratch = crate::scratch::folder_in(folder, ".tenure-tune-")?;
     let place = |name: &str| {
         let goal = folder.join(name);
         std::fs::rename(scratch.path().join(name), &goal).map_err(|e| Error::io(goal, e))

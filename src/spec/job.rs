@@ -1,6 +1,5 @@
 //! What a job file means, once it is known to be right. Later code never checks these values again.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use url::Url;
 use super::column::{ColumnSpec, ColumnType};
 use super::network::{EmbeddingSpec, Schedule, SeasonSpec};
 use super::outcomes::OutcomesSpec;
+use super::publish::PublishSpec;
 use super::sequence::SequenceSpec;
 use super::text::{TextClassifierTask, TextSpec};
 use crate::error::Place;
@@ -190,6 +190,10 @@ pub struct TableSpec {
     pub timezone: Tz,
     /// What its times without a zone mean.
     pub naive_times: NaiveTimes,
+    /// Whether it may be without any file.
+    pub may_be_empty: bool,
+    /// The share of its rows that it may lose from one night to the next, where that is not the job's.
+    pub max_shrink: Option<f64>,
 }
 
 impl TableSpec {
@@ -417,15 +421,4 @@ pub struct ValueTiersSpec {
     pub quantiles: Vec<(String, f64)>,
     /// Where it stands.
     pub place: Place,
-}
-
-/// Where a night's tables go.
-#[derive(Debug, Clone)]
-pub struct PublishSpec {
-    /// The folder; absolute, under the lake unless it was given as a URL; always ends with `/`.
-    pub url: Url,
-    /// Whether the feature matrix is published too.
-    pub features: bool,
-    /// Column descriptions for the published tables beyond those of the feature files.
-    pub descriptions: BTreeMap<String, String>,
 }

@@ -2,6 +2,7 @@
 
 mod column;
 mod outcomes;
+mod publish;
 mod sequence;
 mod tune;
 
@@ -10,6 +11,7 @@ use serde::Serialize;
 
 pub(super) use column::{RawColumn, RawColumnOptions};
 pub(super) use outcomes::{RawAlert, RawOutcomes};
+pub(super) use publish::{RawMaxShrink, RawPublish};
 pub(super) use sequence::RawSequence;
 pub(super) use tune::{ModeOrTune, RawTune};
 
@@ -101,10 +103,17 @@ pub(super) struct RawTable {
     pub columns: At<Keyed<RawColumn>>,
     /// What must hold for its rows; a list of such maps where some need an `on_fail` of their own.
     pub checks: Option<At<OneOrMany<RawChecks>>>,
+    /// Whether its folder may be without any file. Default: false, and then a night without files of it is refused.
+    #[schemars(extend("default" = false))]
+    pub may_be_empty: Option<At<bool>>,
+    /// The share of its rows that it may lose from one night to the next; 1 turns the guard off. Default: that of
+    /// `publish.max_shrink.tables`.
+    #[schemars(range(min = 0, max = 1))]
+    pub max_shrink: Option<At<f64>>,
 }
 
 read_keys!(RawTable, "a table": path, format, partition_by, event_time, known_at, naive_times, columns,
-    checks);
+    checks, may_be_empty, max_shrink);
 
 /// What must hold for the rows of a table.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -409,21 +418,6 @@ pub(super) struct RawTiers {
 }
 
 read_keys!(RawTiers, "the value tiers": by, quantiles);
-
-/// Where a night's tables go.
-#[derive(Debug, Serialize, JsonSchema)]
-#[schemars(rename = "Publish")]
-pub(super) struct RawPublish {
-    /// The folder, relative to the lake, or a URL.
-    pub path: At<String>,
-    /// Whether the feature matrix is published too. Default: false.
-    #[schemars(extend("default" = false))]
-    pub features: Option<At<bool>>,
-    /// Descriptions of published columns beyond those of the feature files.
-    pub descriptions: Option<At<Keyed<String>>>,
-}
-
-read_keys!(RawPublish, "the publishing": path, features, descriptions);
 
 /// A text-only job: one label per text.
 #[derive(Debug, Serialize, JsonSchema)]

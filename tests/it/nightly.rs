@@ -320,6 +320,10 @@ fn an_online_check_finds_what_a_run_would_stumble_over() {
     assert_success(&check(AS_OF));
     assert_exit(&check("2026-07-09"), 3);
     fs::remove_dir_all(shop.lake().join("events")).unwrap();
+    let gone = check(AS_OF);
+    assert_exit(&gone, 2);
+    assert!(String::from_utf8_lossy(&gone.stderr).contains("table `events` is gone"), "{gone:?}");
+    fs::create_dir(shop.lake().join("events")).unwrap();
     fs::remove_dir_all(shop.path().join("models")).unwrap();
     let broken = check(AS_OF);
     assert_exit(&broken, 1);

@@ -4,6 +4,7 @@ mod faults;
 mod files;
 mod night;
 mod races;
+mod withdraw;
 
 use std::future::Future;
 use std::sync::Arc;

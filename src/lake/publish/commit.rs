@@ -64,8 +64,22 @@ pub struct Commit {
     pub key: RunKey,
     /// The night.
     pub as_of: NaiveDate,
-    /// The tables, sorted by name.
+    /// The tables, sorted by name; a withdrawal has none.
     pub tables: Vec<CommittedTable>,
+    /// The commit that this one takes back; no run of the night is in force then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub withdraws: Option<Withdrawal>,
+}
+
+/// A commit that was taken back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Withdrawal {
+    /// Its number.
+    pub number: u32,
+    /// Its run.
+    pub run_id: String,
+    /// Where its tables were, below the published folder.
+    pub tables: Vec<String>,
 }
 
 /// A table of a commit.
@@ -90,6 +104,33 @@ impl Commit {
     pub fn table(&self, name: &str) -> Option<&CommittedTable> {
         self.tables.iter().find(|table| table.name == name)
     }
+
+    /// The commit that takes this one back.
+    pub(super) fn withdrawn(&self) -> Self {
+        let tables = self.tables.iter().map(|table| table.path.clone()).collect();
+        let number = self.number + 1;
+        Commit {
+            version: self.version,
+            number,
+            // No run has this name or this key: nobody takes the withdrawal for a run's own tables.
+            run_id: format!("{}-withdrawal-{number:05}", self.as_of),
+            key: RunKey(hash::of_bytes(format!("withdrawal {number} of {}", self.key.as_str()))),
+            as_of: self.as_of,
+            tables: Vec::new(),
+            withdraws: Some(Withdrawal { number: self.number, run_id: self.run_id.clone(), tables }),
+        }
+    }
+
+    /// The objects in staging that belong to it.
+    pub(super) fn staged(&self) -> Vec<String> {
+        let tables = self.tables.iter().map(|table| table.staged.clone());
+        tables.chain(self.withdraws.iter().map(|_| marker(self))).collect()
+    }
+}
+
+/// The object in staging that says that a withdrawal is under way.
+pub(super) fn marker(withdrawal: &Commit) -> String {
+    format!("{}/withdrawal.json", staging_folder(&withdrawal.run_id))
 }
 
 /// The folder of a night's commits and records.

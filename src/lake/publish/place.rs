@@ -53,9 +53,9 @@ pub(super) async fn clean(store: &Store, commit: &Commit) -> Result<()> {
 /// Deletes what other runs of the night have staged: from here on none of them can put anything in place.
 pub(super) async fn fence(store: &Store, commit: &Commit) -> Result<()> {
     let night = format!("_staging/{}-", commit.as_of);
-    let kept: Vec<&str> = commit.tables.iter().map(|table| table.staged.as_str()).collect();
+    let kept = commit.staged();
     for object in store.list("_staging").await? {
-        if object.path.starts_with(&night) && !kept.contains(&object.path.as_str()) {
+        if object.path.starts_with(&night) && !kept.contains(&object.path) {
             store.delete(&object.path).await?;
         }
     }
@@ -142,6 +142,10 @@ async fn relay(store: &Store, table: &CommittedTable) -> object_store::Result<()
 pub(super) async fn still_in_force(store: &Store, commit: &Commit) -> Result<()> {
     match commit::highest(store, commit.as_of).await? {
         Some(highest) if highest.number == commit.number => Ok(()),
+        Some(newer) if newer.withdraws.is_some() => {
+            Err(Error::infra(format!("the night of {} was withdrawn while its tables were being placed", commit.as_of))
+                .hint("run it again if it is to be published after all"))
+        }
         Some(newer) => Err(Error::infra(format!(
             "the run `{}` took over the night of {} while this one was placing its tables",
             newer.run_id, commit.as_of

@@ -119,6 +119,17 @@ impl PastPredictions {
             let columns = night.columns(key);
             let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
             let predicted = read_published_columns(&context, &publish.url, &night.predictions.path, &columns).await?;
+            let keys = |rows: &RecordBatch| rows.column_by_name(key).map(|column| column.data_type().clone());
+            let of_plan = plan.matrix.field(0).data_type();
+            if !keys(&predicted.rows).is_some_and(|there| publish::are_keys_alike(&there, of_plan)) {
+                let names: Vec<String> = night.heads.iter().map(|(head, _)| format!("`{}`", head.name)).collect();
+                outcomes.notes.push(format!(
+                    "no outcome of {}: the predictions of {} name customers by another key",
+                    names.join(", "),
+                    night.as_of
+                ));
+                continue;
+            }
             let happened = night.happened(spec, plan, lake, self.tonight).await?;
             let rows = judge::rows_of(&predicted, &happened, key)?;
             let past = PastHead { predicted: &predicted, happened: &happened, rows: &rows, as_of: night.as_of };

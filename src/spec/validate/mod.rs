@@ -5,6 +5,7 @@
 
 mod model;
 mod outcomes;
+mod publish;
 mod segments;
 mod tables;
 mod text;
@@ -19,7 +20,7 @@ use super::job::*;
 use super::node::Pos;
 use super::paths::{Root, as_folder, files, folder_url, url_below};
 use super::problems::Problems;
-use super::raw::{RawEntity, RawJobSpec, RawPublish};
+use super::raw::{RawEntity, RawJobSpec};
 use super::read::At;
 
 /// The parts of a job that validation gives.
@@ -182,7 +183,8 @@ fn entity_task(
         let url = folder_of_its_own(lake, &raw.path, "the states", tables, root, problems)?;
         Some(StateSpec { url: url.join(&format!("{}/", name?.0)).ok()? })
     });
-    let publish = raw.publish.as_ref().and_then(At::get).and_then(|raw| publish(raw, tables, lake, root, problems));
+    let publish =
+        raw.publish.as_ref().and_then(At::get).and_then(|raw| publish::publish(raw, tables, lake, root, problems));
     let outcomes = outcomes::outcomes(raw, model.as_ref(), problems);
     let train = model::train(raw.train.as_ref().and_then(At::get), problems);
     Some(Task::Entity(Box::new(EntityTask {
@@ -236,21 +238,6 @@ fn entity_spec(raw: &RawEntity, pos: Pos, tables: &Tables, root: &Root, problems
         }
     };
     Some(EntitySpec { source, key: raw.key.get()?.clone() })
-}
-
-fn publish(raw: &RawPublish, tables: &Tables, lake: &Url, root: &Root, problems: &mut Problems) -> Option<PublishSpec> {
-    let url = folder_of_its_own(lake, &raw.path, "the published tables", tables, root, problems)?;
-    let descriptions = raw.descriptions.as_ref().and_then(At::get);
-    Some(PublishSpec {
-        url,
-        features: raw.features.as_ref().and_then(At::get).copied().unwrap_or(false),
-        descriptions: descriptions
-            .map(|keyed| keyed.0.iter())
-            .into_iter()
-            .flatten()
-            .filter_map(|(column, text)| Some((column.name.clone(), text.get()?.clone())))
-            .collect(),
-    })
 }
 
 /// A folder that is not within that of a table.

@@ -12,6 +12,7 @@ use crate::spec::read::{At, Keyed, OneOrMany};
 use crate::spec::values::{Literal, is_column_name, is_name};
 
 use super::close_or_all;
+use super::publish::max_shrink;
 
 /// Names that SQL files use for what the engine makes.
 const RESERVED: [&str; 2] = ["features", "population"];
@@ -98,6 +99,8 @@ fn unreadable(key: &Key, lake: &Url, problems: &Problems) -> Table {
         checks: Vec::new(),
         timezone: chrono_tz::UTC,
         naive_times: NaiveTimes::default(),
+        may_be_empty: false,
+        max_shrink: None,
     };
     Table { spec, known: Vec::new(), readable: false }
 }
@@ -116,6 +119,9 @@ fn table(key: &Key, raw: &RawTable, lake: &Url, clock: Clock, root: &Root, probl
     }
     table.spec.timezone = clock.timezone;
     table.spec.naive_times = raw.naive_times.as_ref().and_then(At::get).copied().unwrap_or(clock.naive_times);
+    table.spec.may_be_empty = raw.may_be_empty.as_ref().and_then(At::get).copied().unwrap_or(false);
+    let own = raw.max_shrink.is_some();
+    table.spec.max_shrink = own.then(|| max_shrink(&raw.max_shrink, 1.0, problems));
     columns(&mut table, raw, problems);
     partitions(&mut table, raw, problems);
     if let Some(event_time) = &raw.event_time {

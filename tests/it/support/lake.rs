@@ -91,6 +91,8 @@ pub fn declare(name: &str, url: Url, columns: &str, more: impl FnOnce(&mut Table
         checks: Vec::new(),
         timezone: Tz::UTC,
         naive_times: Default::default(),
+        may_be_empty: false,
+        max_shrink: None,
     };
     more(&mut table);
     table

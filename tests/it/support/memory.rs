@@ -107,6 +107,8 @@ impl Shop {
             checks: vec![],
             timezone: chrono_tz::UTC,
             naive_times: Default::default(),
+            may_be_empty: false,
+            max_shrink: None,
         };
         let batch = batch(&spec, rows);
         self.tables.retain(|t| t.name != name);

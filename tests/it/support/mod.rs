@@ -8,3 +8,4 @@ pub mod purchases;
 pub mod python;
 pub mod s3;
 pub mod shop;
+pub mod small_job;

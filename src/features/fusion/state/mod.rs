@@ -204,7 +204,7 @@ impl States {
 
     /// A folder for blocks until they are committed.
     pub(super) fn folder(&self) -> Result<std::path::PathBuf> {
-        let folder = TempDir::with_prefix("tenure-state-").map_err(|e| Error::io(std::env::temp_dir(), e))?;
+        let folder = crate::scratch::folder("tenure-state-")?;
         let path = folder.path().to_owned();
         self.today().folders.push(folder);
         Ok(path)
