@@ -13,6 +13,7 @@ mod damage;
 mod files;
 mod finds;
 mod http;
+mod links;
 mod listed;
 mod local;
 mod matrix_file;

@@ -25,9 +25,9 @@ use chrono::NaiveDate;
 
 pub use commit::{Commit, CommittedTable, KeyParts, RunKey, Withdrawal, place_of};
 pub(crate) use commit::{night_folder, number_of};
-pub use population::PopulationCount;
 pub use owner::{Owner, are_keys_alike};
 pub use pending::{Finished, PendingNight, finish_pending};
+pub use population::PopulationCount;
 pub use table::{DESCRIPTION, StagedFile, TableMeta, TableWriter, described};
 pub use withdraw::{WITHDRAW_POINTS, WithdrawOutcome, withdraw};
 

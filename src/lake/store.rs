@@ -319,34 +319,6 @@ impl Store {
         local.path_to_filesystem(&self.full_path(path)).map(Some).map_err(|e| self.failed("used", path, e))
     }
 
-    /// Refuses to write or delete an object through a symbolic link below the store's folder: what it points to is not ours.
-    pub(super) fn refuse_links(&self, path: &str) -> Result<()> {
-        let (Some(target), Ok(root)) = (self.local_path(path)?, self.url.to_file_path()) else { return Ok(()) };
-        let folders = target.parent().into_iter().flat_map(FsPath::ancestors).take_while(|folder| **folder != *root);
-        let is_link = |folder: &&FsPath| folder.symlink_metadata().is_ok_and(|found| found.file_type().is_symlink());
-        match folders.filter(|folder| folder.starts_with(&root)).find(is_link) {
-            None => Ok(()),
-            Some(link) => {
-                let message =
-                    format!("`{}` is a symbolic link: nothing is written or deleted behind it", link.display());
-                Err(Error::user(message)
-                    .hint("make it a folder; the folder that the job file names may itself be a link"))
-            }
-        }
-    }
-
-    /// Removes what killed processes left half written in the folders directly below some folders of a local disk.
-    pub(super) async fn sweep(&self, folders: impl IntoIterator<Item = String>) -> Result<()> {
-        for folder in folders {
-            // A name below the folder, so that the folder itself is looked at.
-            self.refuse_links(&format!("{folder}/x"))?;
-            if let Some(path) = self.local_path(&folder)? {
-                blocking(move || local::sweep_folders_in(&path)).await?;
-            }
-        }
-        Ok(())
-    }
-
     async fn on_disk<T: Send + 'static>(
         &self,
         path: &str,
@@ -425,7 +397,7 @@ fn found<T>(result: object_store::Result<T>) -> object_store::Result<Option<T>> 
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|e| Error::task("a task on files", e))
 }
 

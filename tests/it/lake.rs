@@ -275,15 +275,17 @@ async fn a_csv_tables_columns_are_found_by_their_names() {
 }
 
 #[tokio::test]
-async fn a_table_without_files_has_no_rows_and_the_online_check_says_so() {
-    let lake = SmallLake::new().table("orders", ORDERS, by_event);
-    assert_eq!(lake.query("2026-07-01", "SELECT count(*), sum(amount) FROM orders").await, "0|");
+async fn a_table_without_files_is_refused_where_it_may_not_be_empty() {
+    let mut lake = SmallLake::new().table("orders", ORDERS, by_event).file("orders/_SUCCESS", "");
     let problems = lake.lake().look(lake.day("2026-07-01")).await.unwrap().problems;
     let url = lake.url("orders/");
     assert_eq!(
         problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
         [format!("jobs/shop.yaml:8:3: table `orders` has no .parquet file in `{url}`")]
     );
+    lake.tables[0].may_be_empty = true;
+    assert_eq!(lake.query("2026-07-01", "SELECT count(*), sum(amount) FROM orders").await, "0|");
+    assert!(lake.lake().look(lake.day("2026-07-01")).await.unwrap().problems.is_empty());
 }
 
 #[tokio::test]
