@@ -29,7 +29,7 @@ use datafusion::sql::sqlparser::tokenizer::Location;
 use super::checked::checked_plan;
 use super::definition::{Definition, Kind, lower_first};
 use super::letter_case::{Capitals, as_written};
-use super::{approximate, extremes, gap, local_time, moments, refuse};
+use super::{approximate, extremes, filter_first, gap, limited, local_time, moments, refuse};
 use crate::error::Problem;
 use crate::local_time::{is_utc, zone_name};
 use crate::spec::nearest::{listed, nearest, nearest_name};
@@ -50,7 +50,9 @@ impl Bench {
         config.options_mut().sql_parser.collect_spans = true;
         config.options_mut().optimizer.prefer_hash_join = false;
         let timezone = local_time::zone_of(context);
+        let rules = filter_first::rules(&state);
         let mut state = SessionStateBuilder::new_from_existing(state)
+            .with_physical_optimizer_rules(rules)
             .with_config(config)
             .with_catalog_list(Arc::new(MemoryCatalogProviderList::new()))
             .build();
@@ -124,9 +126,14 @@ impl Bench {
     async fn try_plan(&self, query: &Query) -> Result<LogicalPlan, DataFusionError> {
         let state = self.context.state();
         let statement = DfStatement::Statement(Box::new(Statement::Query(Box::new(query.clone()))));
-        let plan = checked_plan(state.statement_to_plan(statement).await?)?;
-        state.optimize(&plan)?;
-        Ok(plan)
+        let runtime = tokio::runtime::Handle::current();
+        // The constants of the query are worked out here.
+        let plan = move || {
+            let plan = checked_plan(runtime.block_on(state.statement_to_plan(statement))?)?;
+            limited::small_constants(&state.optimize(&plan)?)?;
+            Ok(plan)
+        };
+        limited::within_limits(plan)?
     }
 
     /// The columns with capitals of the tables that a file reads.
@@ -256,6 +263,11 @@ pub(super) fn problem(definition: &Definition, error: &DataFusionError, fallback
     let span = error.diagnostic().and_then(|d| d.span);
     let at = span.map_or(fallback, |s| Location { line: s.start.line, column: s.start.column });
     let problem = match error.find_root() {
+        DataFusionError::External(source) if source.is::<Error>() => {
+            let ours = source.downcast_ref::<Error>().and_then(|error| error.problems().next());
+            let (message, hint) = ours.map_or((String::new(), None), |ours| (ours.message.clone(), ours.hint.clone()));
+            hint.into_iter().fold(Problem::new(message), Problem::hint)
+        }
         DataFusionError::SchemaError(schema_error, _) => schema_problem(schema_error),
         root => planning_problem(&root.strip_backtrace(), definition.kind),
     };

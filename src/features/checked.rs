@@ -18,7 +18,7 @@ use datafusion::logical_expr::type_coercion::binary::BinaryTypeCoercer;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
     BinaryExpr, ColumnarValue, Expr, ExprSchemable, LogicalPlan, Operator, ScalarFunctionArgs, ScalarUDF,
-    ScalarUDFImpl, Signature, Volatility, cast,
+    ScalarUDFImpl, Signature, Volatility, cast, when,
 };
 
 /// A plan whose arithmetic and comparisons are checked; its columns keep their names.
@@ -68,10 +68,32 @@ pub(super) fn checked(expr: Expr, schema: &DFSchema) -> Result<Expr> {
                 }
                 Expr::Case(case)
             }
+            Expr::AggregateFunction(mut function) => {
+                if let Some(filter) = function.params.filter.as_deref() {
+                    // What the filter keeps away from an expression must not make it fail.
+                    let guarded = function.params.args.into_iter().map(|arg| match may_fail(&arg, schema) {
+                        true => when(filter.clone(), arg).end(),
+                        false => Ok(arg),
+                    });
+                    function.params.args = guarded.collect::<Result<_>>()?;
+                }
+                Expr::AggregateFunction(function)
+            }
             other => other,
         }))
     };
     expr.transform_up(check).map(|expr| expr.data)
+}
+
+/// Whether there are values on which an argument of an aggregate fails.
+fn may_fail(expr: &Expr, schema: &DFSchema) -> bool {
+    let fails = |part: &Expr| match part {
+        Expr::BinaryExpr(binary) => matches!(binary.op, Operator::Divide | Operator::Modulo),
+        Expr::ScalarFunction(function) => function.func.inner().downcast_ref::<Checked>().is_some(),
+        Expr::Cast(cast) => cast.expr.get_type(schema).is_ok_and(|from| from.is_string()),
+        _ => false,
+    };
+    expr.exists(|part| Ok(fails(part))).unwrap_or(true)
 }
 
 /// The expression as it was before [`checked`], for messages.

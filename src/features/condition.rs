@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray, BooleanArray};
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::record_batch::RecordBatch;
+use arrow::util::display::array_value_to_string;
 use chrono_tz::Tz;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, DFSchemaRef, ScalarValue, SchemaError};
@@ -19,10 +20,11 @@ use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_plan::PhysicalExpr;
 
 use super::checked::checked;
-use super::local_time;
-use crate::Result;
-use crate::error::Problem;
+use super::failure_words::{hint_of, rule_of, values_in_words};
+use super::{limited, local_time};
+use crate::error::{Place, Problem};
 use crate::spec::nearest;
+use crate::{Error, Result};
 
 /// A condition that can be evaluated row by row.
 #[derive(Debug, Clone)]
@@ -36,6 +38,8 @@ pub struct Condition {
     /// Its simplest form: equal forms are equal conditions.
     pub(crate) simplest: Expr,
     physical: Arc<dyn PhysicalExpr>,
+    /// What it decides, and where it stands.
+    source: Option<(String, Place)>,
 }
 
 impl Condition {
@@ -48,10 +52,36 @@ impl Condition {
         }
     }
 
+    /// The same condition, with what it decides and where it stands, for messages.
+    pub fn deciding(self, what: impl Into<String>, place: Place) -> Self {
+        Condition { source: Some((what.into(), place)), ..self }
+    }
+
+    /// Why it fails, on which row; the first column is the key.
+    fn explained(&self, batch: &RecordBatch, error: &DataFusionError) -> Error {
+        let cause = |row: &usize| self.physical.evaluate(&batch.slice(*row, 1)).err();
+        let row = (0..batch.num_rows()).find(|row| cause(row).is_some());
+        let cause = row.as_ref().and_then(cause);
+        let cause = cause.as_ref().unwrap_or(error);
+        let schema = batch.schema();
+        let of_key = row.map_or(String::new(), |row| {
+            let key = array_value_to_string(batch.column(0), row).unwrap_or_default();
+            format!(" for `{}` {key}", schema.field(0).name())
+        });
+        let columns = self.columns.iter().filter_map(|name| Some((name.as_str(), batch.column_by_name(name)?)));
+        let values =
+            row.and_then(|row| values_in_words(columns, row)).map_or(String::new(), |v| format!(", where {v}"));
+        let what = self.source.as_ref().map_or("the condition", |(what, _)| what);
+        let rule = rule_of(cause.strip_backtrace());
+        let error = Error::user(format!("{what} fails{of_key}: {rule} in `{}`{values}", self.text));
+        let error = hint_of(cause, None).into_iter().fold(error, Error::hint);
+        self.source.iter().fold(error, |error, (_, place)| error.at(place.clone()))
+    }
+
     /// One value per row; NULL counts as false.
     pub fn matches(&self, batch: &RecordBatch) -> Result<BooleanArray> {
         let of_all = |value: bool| BooleanArray::from(vec![value; batch.num_rows()]);
-        Ok(match self.physical.evaluate(batch)? {
+        Ok(match self.physical.evaluate(batch).map_err(|error| self.explained(batch, &error))? {
             ColumnarValue::Scalar(ScalarValue::Boolean(value)) => of_all(value.unwrap_or(false)),
             ColumnarValue::Scalar(_) => of_all(false),
             ColumnarValue::Array(array) => match array.as_boolean_opt() {
@@ -101,7 +131,6 @@ impl ConditionParser {
             return Err(Problem::new(what).hint(hint));
         }
         let simplifier = ExprSimplifier::new(SimplifyContext::builder().with_schema(self.schema.clone()).build());
-        let expr = checked(expr, &self.schema).map_err(|e| plain(&e))?;
         let coerced = simplifier.coerce(expr.clone(), &self.schema).map_err(|e| plain(&e))?;
         if let Some(problem) = local_time::naive_part(&coerced, &self.schema).map_err(|e| plain(&e))? {
             return Err(problem);
@@ -111,10 +140,15 @@ impl ConditionParser {
             return Err(Problem::new(format!("`{text}` is no condition but a value of type {data_type}"))
                 .hint("compare it with something, for example `churn_90d >= 0.6`"));
         }
-        let simplest = simplifier.simplify(coerced).map_err(|e| plain(&e))?;
-        let physical = self.state.create_physical_expr(simplest.clone(), &self.schema).map_err(|e| plain(&e))?;
+        let expr = checked(expr, &self.schema).map_err(|e| plain(&e))?;
+        let computed = simplifier.coerce(expr.clone(), &self.schema).map_err(|e| plain(&e))?;
+        // Conditions are compared as they are written, before their arithmetic is checked.
+        let both = move || Ok((simplifier.simplify(coerced)?, simplifier.simplify(computed)?));
+        let both = limited::within_limits(both).unwrap_or_else(|e| Err(e.into()));
+        let (simplest, computed) = both.map_err(|e: DataFusionError| plain(&e))?;
+        let physical = self.state.create_physical_expr(computed, &self.schema).map_err(|e| plain(&e))?;
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        Ok(Condition { text, columns: columns_of(&expr), expr, simplest, physical })
+        Ok(Condition { text, columns: columns_of(&expr), expr, simplest, physical, source: None })
     }
 }
 
@@ -180,6 +214,10 @@ fn explain(error: &DataFusionError) -> (String, Option<String>) {
             }
             (what.lines().next().unwrap_or(what).to_owned(), None)
         }
+        DataFusionError::External(source) if source.is::<Error>() => {
+            let ours = source.downcast_ref::<Error>().and_then(|error| error.problems().next());
+            ours.map_or((String::new(), None), |ours| (ours.message.clone(), ours.hint.clone()))
+        }
         other => (other.strip_backtrace(), None),
     }
 }
@@ -220,5 +258,37 @@ mod tests {
             assert!(parsed(wrong).is_err(), "{wrong}");
         }
         assert_eq!(parsed("ordes > 0").unwrap_err().hint.unwrap(), "did you mean `orders`?");
+    }
+
+    #[test]
+    fn a_condition_that_fails_says_on_which_row() {
+        let condition = parsed("100 / orders > 5").unwrap();
+        let batch = orders(vec![Some(2), None, Some(0)]);
+        let error =
+            condition.clone().deciding("stage `loyal`", Place::at("jobs/x.yaml", 3, 5)).matches(&batch).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "jobs/x.yaml:3:5: stage `loyal` fails for `orders` 0: division by zero in `100 / orders > 5`, where `orders` is `0`"
+        );
+        let hint = error.problems().next().and_then(|problem| problem.hint.clone()).unwrap();
+        assert_eq!(hint, "divide by `nullif(…, 0)`, which gives NULL where it is 0");
+        assert!(condition.matches(&orders(vec![Some(0)])).unwrap_err().to_string().starts_with("the condition fails"));
+    }
+
+    #[test]
+    fn numbers_wrap_in_no_condition_and_a_zero_is_one() {
+        let error = parsed("orders * 2 > 0").unwrap().matches(&orders(vec![Some(i64::MAX)])).unwrap_err();
+        assert!(error.to_string().contains("overflow"), "{error}");
+        let schema = Arc::new(Schema::new(vec![Field::new("spend", DataType::Float64, true)]));
+        let spend = arrow::array::Float64Array::from(vec![-0.0, -1.0]);
+        let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(spend)]).unwrap();
+        let condition = ConditionParser::new(&schema).unwrap().parse("spend >= 0").unwrap();
+        assert_eq!(condition.matches(&batch).unwrap(), BooleanArray::from(vec![true, false]));
+    }
+
+    #[test]
+    fn a_condition_with_a_great_constant_is_refused() {
+        let problem = parsed("orders > length(repeat('x', 40000 * 40000))").map(|_| ()).unwrap_err();
+        assert!(problem.message.starts_with("the constants take more than"), "{problem}");
     }
 }

@@ -4,28 +4,28 @@
 //! fails on one of its batches is to blame, then the row, then the smallest part of the expression that fails on that row. Nothing of
 //! this costs anything as long as nothing fails.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
-use arrow::error::ArrowError;
 use arrow::util::display::array_value_to_string;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchemaRef, DataFusionError, ScalarValue};
-use datafusion::logical_expr::{Expr, LogicalPlan, Operator};
+use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::{DataFrame, SessionContext};
+use datafusion::sql::sqlparser::tokenizer::Location;
 use futures::StreamExt;
 
-use super::bench;
 use super::checked::as_written;
-use super::definition::{Definition, Item, lower_first};
-use super::part::{Part, PartColumn};
+use super::definition::{Definition, Item};
+use super::failure_words::{hint_of, rule_of, values_in_words};
+use super::part::PartColumn;
+use super::whole_sum::OUT_OF_RANGE_HINT;
 use super::written::{find, in_sql};
+use super::{bench, great_sum};
 use crate::error::{Class, Place};
 use crate::{Error, Result};
-
-/// A value of a row is shown up to so many letters.
-const MAX_SHOWN: usize = 60;
 
 /// Knows the files of a job, to say which of them failed.
 pub(super) struct Explainer {
@@ -34,6 +34,8 @@ pub(super) struct Explainer {
     pub views: Vec<Definition>,
     /// In the order in which they are computed.
     pub files: Vec<ExplainedFile>,
+    /// The population, where it is a file.
+    pub population: Option<ExplainedFile>,
     /// The context of each matrix.
     pub contexts: Vec<SessionContext>,
     /// The only key that is asked for.
@@ -76,6 +78,8 @@ struct Failure {
     row: Option<RecordBatch>,
     key: Option<String>,
     cause: DataFusionError,
+    /// The tables behind aliases.
+    names: HashMap<String, String>,
 }
 
 impl Explainer {
@@ -99,14 +103,38 @@ impl Explainer {
 
     /// Why a file that runs as it is written failed; `file` is its place.
     pub(super) async fn file(&self, matrix: usize, file: usize, error: Error) -> Error {
-        let Some(file) = self.files.get(file) else { return error };
+        match self.files.get(file) {
+            Some(file) => self.of_file(matrix, file, error).await,
+            None => error,
+        }
+    }
+
+    /// Why the population cannot be read.
+    pub(super) async fn population(&self, matrix: usize, error: Error) -> Error {
+        match &self.population {
+            Some(file) => self.of_file(matrix, file, error).await,
+            None => error,
+        }
+    }
+
+    async fn of_file(&self, matrix: usize, file: &ExplainedFile, error: Error) -> Error {
         let Some(plan) = file.plans.get(matrix) else { return error };
         match self.locate(matrix, plan, &error).await {
             None if is_of_an_expression(&error) => {
-                let message = format!("`{}` failed: {}", file.definition.file, rule_of(error.to_string()));
-                let hint = error.problems().next().and_then(|problem| problem.hint.clone());
-                let told = Error::user(message).at(file.definition.place(file.definition.begin));
-                match hint {
+                let rule = rule_of(error.to_string());
+                let told = match self.great_sum(matrix, plan).await {
+                    Some((sum, key)) => {
+                        let found = as_written(sum).ok().and_then(|sum| find(&file.definition, &sum));
+                        let (at, sql) = found.map_or((file.definition.begin, None), |(at, sql)| (at, Some(sql)));
+                        let within = sql.map_or(String::new(), |sql| format!(" in `{sql}`"));
+                        let message = format!("a sum fails{}: {rule}{within}", self.of_key(key.as_deref()));
+                        Error::user(message).at(file.definition.place(at)).hint(OUT_OF_RANGE_HINT)
+                    }
+                    None => {
+                        Error::user(format!("this file fails: {rule}")).at(file.definition.place(file.definition.begin))
+                    }
+                };
+                match error.problems().next().and_then(|problem| problem.hint.clone()) {
                     Some(hint) => told.hint(hint),
                     None => told,
                 }
@@ -131,6 +159,12 @@ impl Explainer {
                 return self.told(&file.definition, item.map(|item| (item, file.sql_of(item))), &failure);
             }
         }
+        for file in &self.files {
+            let Some(plan) = file.plans.first() else { continue };
+            if self.great_sum(0, plan).await.is_some() {
+                return self.of_file(0, file, error).await;
+            }
+        }
         error
     }
 
@@ -143,7 +177,8 @@ impl Explainer {
         keys: &ArrayRef,
         error: Error,
     ) -> Error {
-        let found = self.files.get(file).and_then(|file| Some((file, file.columns.get(column)?)));
+        let found =
+            self.files.get(file % self.files.len().max(1)).and_then(|file| Some((file, file.columns.get(column)?)));
         let (Some((file, column)), true) = (found, is_of_an_expression(&error)) else { return error };
         let row = (0..batch.num_rows()).find(|row| evaluated(expr, &batch.slice(*row, 1)).is_err());
         let cause = row.and_then(|row| evaluated(expr, &batch.slice(row, 1)).err());
@@ -173,6 +208,19 @@ impl Explainer {
         hint.into_iter().fold(told, Error::hint)
     }
 
+    /// A sum of a plan that is no integer of 64 bits, and whose it is.
+    async fn great_sum(&self, matrix: usize, plan: &LogicalPlan) -> Option<(Expr, Option<String>)> {
+        let context = self.contexts.get(matrix)?;
+        let mut nodes = Vec::new();
+        collect(plan, &mut nodes);
+        for node in &nodes {
+            if let Some(found) = great_sum::find(context, node).await {
+                return Some(found);
+            }
+        }
+        None
+    }
+
     fn of_key(&self, key: Option<&str>) -> String {
         key.map_or(String::new(), |key| format!(" for `{}` {key}", self.key))
     }
@@ -187,12 +235,13 @@ impl Explainer {
             _ => None,
         };
         let search = Search { context, key: key.as_ref(), key_name: &self.key, only: self.only.as_ref() };
-        let mut nodes = Vec::new();
+        let (mut nodes, mut names) = (Vec::new(), HashMap::new());
         collect(plan, &mut nodes);
+        nodes.iter().for_each(|node| name_table(node, &mut names));
         for node in &nodes {
             for (input, exprs) in expressions(node) {
                 if let Some(failure) = search.failure(&input, exprs, std::ptr::eq(node, nodes.last()?)).await {
-                    return Some(failure);
+                    return Some(Failure { names, ..failure });
                 }
             }
         }
@@ -210,10 +259,9 @@ impl Explainer {
             (None, Some((item, sql))) => (definition.place(item.at), sql.clone()),
             (None, None) => (definition.place(definition.begin), innermost.map(ToString::to_string)),
         };
-        let what = match item {
-            Some((item, _)) => format!("`{}` fails", item.name),
-            None => "a condition or a key fails".to_owned(),
-        };
+        let within = |item: &&Item| place.file == definition.file && place.at.is_some_and(|at| is_within(at, item));
+        let item = item.map(|(item, _)| item).or_else(|| definition.items.iter().find(within));
+        let what = item.map_or("an expression fails".to_owned(), |item| format!("`{}` fails", item.name));
         let rule = rule_of(failure.cause.strip_backtrace());
         let within = sql.map_or(String::new(), |sql| format!(" in `{sql}`"));
         let key = self.of_key(failure.key.as_deref());
@@ -221,6 +269,12 @@ impl Explainer {
         let told = Error::user(format!("{what}{key}: {rule}{within}{row}")).at(place);
         hint_of(&failure.cause, innermost).into_iter().fold(told, Error::hint)
     }
+}
+
+/// Whether a place lies within an item of a select list, which ends with its name.
+fn is_within((line, column): (usize, usize), item: &Item) -> bool {
+    let place = |at: Location| (at.line as usize, at.column as usize);
+    place(item.at) <= (line, column) && (line, column) <= place(item.name_at)
 }
 
 /// Whether an error may come of an expression: it is the data's fault, and nobody has said where.
@@ -238,6 +292,15 @@ fn collect<'a>(plan: &'a LogicalPlan, nodes: &mut Vec<LogicalPlan>) {
             }
         }
         other => nodes.push(other.clone()),
+    }
+}
+
+/// Notes the table that an alias is of.
+fn name_table(node: &LogicalPlan, names: &mut HashMap<String, String>) {
+    if let LogicalPlan::SubqueryAlias(alias) = node
+        && let LogicalPlan::TableScan(scan) = alias.input.as_ref()
+    {
+        names.insert(alias.alias.table().to_owned(), scan.table_name.table().to_owned());
     }
 }
 
@@ -328,7 +391,7 @@ impl Search<'_> {
                     self.narrow(&mut exprs, row, schema);
                 }
                 let (outermost, schema) = (is_outermost.then_some(*at), Arc::clone(schema));
-                return Some(Failure { outermost, exprs, schema, row, key, cause });
+                return Some(Failure { outermost, exprs, schema, row, key, cause, names: HashMap::new() });
             }
         }
         None
@@ -392,76 +455,14 @@ impl Failure {
         let row = self.row.as_ref()?;
         let mut columns: Vec<&Column> = self.exprs.last()?.column_refs().into_iter().collect();
         columns.sort();
-        let mut tables: Vec<&str> = Vec::new();
-        let mut values = Vec::new();
-        for column in columns {
-            let value = array_value_to_string(row.column(self.schema.index_of_column(column).ok()?), 0).ok()?;
-            let shown: String = value.chars().take(MAX_SHOWN).collect();
-            let shown = match () {
-                () if row.column(self.schema.index_of_column(column).ok()?).is_null(0) => "NULL".to_owned(),
-                () if shown.len() < value.len() => format!("`{shown}…`"),
-                () => format!("`{shown}`"),
-            };
-            values.push(format!("`{}` is {shown}", column.name));
-            tables.extend(column.relation.as_ref().map(|table| table.table()));
-        }
-        tables.dedup();
-        let table = tables.first().map_or(String::new(), |table| format!(" of `{table}`"));
-        (!values.is_empty()).then(|| format!("in a row{table} where {}", values.join(" and ")))
-    }
-}
-
-/// The engine's words, without its own names for kinds of errors.
-fn rule_of(text: String) -> String {
-    const KINDS: [&str; 9] = [
-        "Arrow error: ",
-        "Arithmetic overflow: ",
-        "Compute error: ",
-        "Cast error: ",
-        "Parser error: ",
-        "Invalid argument error: ",
-        "Execution error: ",
-        "External error: ",
-        "Error during planning: ",
-    ];
-    let mut text = text.as_str();
-    while let Some(rest) = KINDS.iter().find_map(|kind| text.strip_prefix(kind)) {
-        text = rest;
-    }
-    match text {
-        "Divide by zero error" => "division by zero".to_owned(),
-        other => lower_first(other.trim_end_matches('.')).replace("overflow happened on: ", "overflow in "),
-    }
-}
-
-/// What helps against a failure of an expression.
-fn hint_of(cause: &DataFusionError, expr: Option<&Expr>) -> Option<String> {
-    let DataFusionError::ArrowError(arrow, _) = cause.find_root() else { return None };
-    let written = expr.and_then(|expr| as_written(expr.clone()).ok());
-    Some(match (arrow.as_ref(), written) {
-        (ArrowError::DivideByZero, Some(Expr::BinaryExpr(binary)))
-            if matches!(binary.op, Operator::Divide | Operator::Modulo) =>
-        {
-            match super::written::sql(&binary.right) {
-                Some(by) => format!("divide by `nullif({by}, 0)`, which gives NULL where it is 0"),
-                None => "divide by `nullif(…, 0)`, which gives NULL where it is 0".to_owned(),
-            }
-        }
-        (ArrowError::DivideByZero, _) => "divide by `nullif(…, 0)`, which gives NULL where it is 0".to_owned(),
-        (ArrowError::ArithmeticOverflow(_), _) => {
-            "compute with doubles or decimals: `CAST(… AS DOUBLE)` around one of the numbers".to_owned()
-        }
-        (ArrowError::CastError(_) | ArrowError::ParseError(_), _) => {
-            "`TRY_CAST(… AS …)` gives NULL for a value that is none".to_owned()
-        }
-        _ => return None,
-    })
-}
-
-impl ExplainedFile {
-    /// A file with the plan of its rows at each date.
-    pub(super) fn new<'a>(definition: &Definition, parts: impl Iterator<Item = &'a Part>, columns: &[PartColumn]) -> Self {
-        let plans = parts.map(|part| part.plan.clone()).collect();
-        ExplainedFile { definition: definition.clone(), columns: columns.to_vec(), plans }
+        let values = columns
+            .iter()
+            .filter_map(|column| Some((column.name.as_str(), row.column(self.schema.index_of_column(column).ok()?))));
+        let values = values_in_words(values, 0);
+        let tables = columns.iter().filter_map(|column| column.relation.as_ref().map(|table| table.table()));
+        let tables: Vec<&str> = tables.collect();
+        let named = |table: &&str| self.names.get(*table).cloned().unwrap_or_else(|| (*table).to_owned());
+        let table = tables.first().map(named).map_or(String::new(), |table| format!(" of `{table}`"));
+        values.map(|values| format!("in a row{table} where {values}"))
     }
 }

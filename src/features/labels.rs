@@ -10,6 +10,7 @@ use datafusion::prelude::{DataFrame, SessionContext};
 use super::FeatureStream;
 use super::bench::Bench;
 use super::definition::{Definition, Role};
+use super::explain::{ExplainedFile, Explainer};
 use super::matrix::{named, or_empty};
 use super::part::{self, Part, PartColumn, Span};
 use super::prepare::event_time_of;
@@ -149,12 +150,25 @@ impl LabelSet {
         Error::all(problems)?;
         let key_type = parts.first().map_or(DataType::Int64, |part| part.key_type.clone());
         let columns: Vec<PartColumn> = parts.iter().flat_map(|part| part.columns.clone()).collect();
+        let files = self.files.iter().zip(&parts).map(|(file, part)| ExplainedFile {
+            definition: file.clone(),
+            columns: part.columns.clone(),
+            plans: vec![part.plan.clone()],
+        });
+        let explainer = Explainer {
+            key: self.key.clone(),
+            views: features.views.clone(),
+            files: files.collect(),
+            population: None,
+            contexts: vec![bench.context().clone()],
+            only: None,
+        };
         let schema = features.schema(&key_type, columns.iter().map(|c| (c.name.as_str(), &c.data_type)));
         let Some(frame) = joined(&bench, &self.key, parts)? else {
             return Ok(FeatureStream::new(schema, as_of, futures::stream::empty()));
         };
         let stream = rows::checked(frame.execute_stream().await?, Checker::new(schema.clone(), Vec::new()));
-        Ok(FeatureStream::new(schema, as_of, stream))
+        Ok(FeatureStream::new(schema, as_of, stream).explained(explainer))
     }
 }
 

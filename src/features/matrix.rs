@@ -12,6 +12,7 @@ use futures::{Stream, StreamExt, stream};
 
 use super::bench::Bench;
 use super::definition::Definition;
+use super::explain::{ExplainedFile, Explainer};
 use super::fusion::state::States;
 use super::fusion::{Batch, File, Fusion, Matrix, Running, Twice};
 use super::key_type::parse_key;
@@ -145,10 +146,48 @@ impl FeatureSet {
         Ok(match sequence {
             None => matrix,
             Some(plan) => {
-                let events = of_key(planned[0].0.frame(plan.plan.clone()), only)?.execute_stream().await?;
-                sequence::attached(matrix, &plan, events)
+                let events = of_key(planned[0].0.frame(plan.plan.clone()), only.clone())?.execute_stream().await?;
+                let matrix = sequence::attached(matrix, &plan, events);
+                let events = ExplainedFile {
+                    definition: plan.events.clone(),
+                    columns: Vec::new(),
+                    plans: vec![plan.plan.clone()],
+                };
+                let explainer = Explainer { files: vec![events], ..self.explainer(&planned, only) };
+                matrix.explained(explainer)
             }
         })
+    }
+
+    /// Who says why a matrix of these fails.
+    fn explainer(&self, planned: &[(Bench, Prepared)], only: Option<ScalarValue>) -> Explainer {
+        let files = planned.first().map(|(_, first)| {
+            in_order(first).enumerate().map(|(place, file)| {
+                let at_each_date = planned.iter().filter_map(|(_, prepared)| in_order(prepared).nth(place));
+                let plans = at_each_date.filter_map(|file| match &file.plan {
+                    FilePlan::Joined(part) => Some(part.plan.clone()),
+                    FilePlan::Derived(..) => None,
+                });
+                ExplainedFile {
+                    definition: file.definition.clone(),
+                    columns: file.columns().to_vec(),
+                    plans: plans.collect(),
+                }
+            })
+        });
+        let population = self.population.as_ref().map(|definition| ExplainedFile {
+            definition: definition.clone(),
+            columns: Vec::new(),
+            plans: planned.iter().map(|(_, prepared)| prepared.population.clone()).collect(),
+        });
+        Explainer {
+            key: self.key().to_owned(),
+            views: self.views.clone(),
+            files: files.into_iter().flatten().collect(),
+            population,
+            contexts: planned.iter().map(|(bench, _)| bench.context().clone()).collect(),
+            only,
+        }
     }
 
     fn matrix_schema(&self, prepared: &Prepared) -> SchemaRef {
@@ -191,6 +230,7 @@ impl FeatureSet {
             key_type: first.key_type.clone(),
             scan: Box::new(|matrix, plan| of_key(planned[matrix].0.frame(plan), only.clone())),
             states,
+            explainer: Arc::new(self.explainer(planned, only.clone())),
         };
         let Running { populations, rows } = fusion.run().await?;
         let checkers = planned.iter().zip(&populations).map(|((bench, prepared), population)| {

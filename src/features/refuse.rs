@@ -50,6 +50,9 @@ const UNSTEADY: [(&str, &str); 15] = [
 /// Aggregates that pick or concatenate rows: they need an order of their own.
 const ORDERED: [&str; 6] = ["first_value", "last_value", "nth_value", "array_agg", "string_agg", "listagg"];
 
+/// A function in the SQL makes at most so long a constant.
+const MAX_LENGTH: i128 = 1_000_000;
+
 /// The relations of a query that are not its own CTEs, each once.
 pub(super) fn tables(query: &Query) -> Vec<(String, Location)> {
     let mut found = Relations::default();
@@ -319,6 +322,13 @@ impl Refusals<'_> {
         let at = function.name.span().start;
         let Some(ident) = function.name.0.last().and_then(|part| part.as_ident()) else { return };
         let name = normalized(ident);
+        if let Some(length) = constant_length(&name, function).filter(|length| *length > MAX_LENGTH) {
+            self.refuse(
+                format!("`{name}` makes a constant of {length} parts: the most is {MAX_LENGTH}"),
+                at,
+                "make it smaller, or compute it from the rows of a table",
+            );
+        }
         if CLOCKS.contains(&name.as_str()) {
             self.refuse(
                 format!("`{name}` looks at the clock: the same date would give other features tomorrow"),
@@ -351,6 +361,35 @@ impl Refusals<'_> {
                 "put window functions into a view (`sql/views/`), or drop `@windows`",
             );
         }
+    }
+}
+
+/// How long the value of a function is that makes values of any length, where numbers in the SQL say so.
+fn constant_length(name: &str, function: &Function) -> Option<i128> {
+    use datafusion::sql::sqlparser::ast::{FunctionArg, FunctionArgExpr, FunctionArguments, UnaryOperator};
+    let FunctionArguments::List(list) = &function.args else { return None };
+    let number = |at: usize| {
+        let FunctionArg::Unnamed(FunctionArgExpr::Expr(argument)) = list.args.get(at)? else { return None };
+        let (sign, number) = match argument {
+            Expr::UnaryOp { op: UnaryOperator::Minus, expr } => (-1, expr.as_ref()),
+            other => (1, other),
+        };
+        match number {
+            Expr::Value(value) => match &value.value {
+                Value::Number(digits, _) => Some(sign * digits.parse::<i128>().ok()?),
+                _ => None,
+            },
+            _ => None,
+        }
+    };
+    match name {
+        "repeat" | "lpad" | "rpad" | "array_repeat" | "list_repeat" | "array_resize" | "list_resize" => number(1),
+        "range" | "generate_series" => {
+            let (first, last) = if list.args.len() == 1 { (0, number(0)?) } else { (number(0)?, number(1)?) };
+            let step = if list.args.len() > 2 { number(2)? } else { 1 };
+            last.checked_sub(first)?.checked_div(step)
+        }
+        _ => None,
     }
 }
 

@@ -1,13 +1,15 @@
 //! The matrix as a stream of record batches, one row per customer.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
-use futures::Stream;
+use futures::{Stream, StreamExt};
 
 use super::NotFinite;
+use super::explain::Explainer;
 use crate::lake::publish::PopulationCount;
 use crate::{AsOf, Result};
 
@@ -39,6 +41,21 @@ impl FeatureStream {
     /// What is counted of numbers that are not finite while the rows come.
     pub fn not_finite(&self) -> &NotFinite {
         &self.not_finite
+    }
+
+    /// The same with errors in the words of the files that they come from.
+    pub(super) fn explained(self, explainer: Explainer) -> Self {
+        let explainer = Arc::new(explainer);
+        let batches = self.batches.then(move |batch| {
+            let explainer = Arc::clone(&explainer);
+            async move {
+                match batch {
+                    Ok(batch) => Ok(batch),
+                    Err(error) => Err(explainer.any_file(error).await),
+                }
+            }
+        });
+        FeatureStream { batches: Box::pin(batches), ..self }
     }
 
     /// The schema of every batch; the key comes first.

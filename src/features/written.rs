@@ -51,7 +51,9 @@ fn plain(mut expr: ast::Expr) -> ast::Expr {
     let _ = visit_expressions_mut(&mut expr, |part| {
         let inner = match part {
             ast::Expr::CompoundIdentifier(names) => names.pop().map(ast::Expr::Identifier),
-            ast::Expr::Nested(inner) => Some(std::mem::replace(inner.as_mut(), ast::Expr::Wildcard(ast::helpers::attached_token::AttachedToken::empty()))),
+            ast::Expr::Nested(inner) => {
+                Some(std::mem::replace(inner.as_mut(), ast::Expr::Identifier(ast::Ident::new(""))))
+            }
             _ => None,
         };
         if let Some(inner) = inner {

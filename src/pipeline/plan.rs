@@ -70,7 +70,7 @@ impl Plan {
         }
         let minimum_data = match task.model.as_ref().and_then(|m| m.minimum_data.as_deref()) {
             Some(sql) => match ConditionParser::new(&matrix)?.parse(sql) {
-                Ok(condition) => Some(condition),
+                Ok(condition) => Some(condition.deciding("`minimum_data`", file.clone())),
                 Err(problem) => {
                     problems.push(problem.about("`minimum_data`").at(file.clone()));
                     None

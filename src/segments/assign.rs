@@ -5,7 +5,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use arrow::array::{Array, ArrayRef, AsArray, Date32Builder, StringBuilder};
+use arrow::array::{Array, ArrayRef, AsArray, Date32Builder, StringBuilder, UInt32Array};
+use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Date32Type, Float64Type, Int32Type, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use chrono::NaiveDate;
@@ -21,6 +22,7 @@ use super::plan::StagePlan;
 use super::reason::{moved_because, printed};
 use super::summary::{StageSummary, Tally};
 use super::tiers::Thresholds;
+use crate::error::Class;
 use crate::{AsOf, Error, Result, failpoint};
 
 /// A night's stages.
@@ -90,7 +92,10 @@ impl StagePlan {
         let mut tally = Tally::new(self);
         let mut batches = rows.clone().execute_stream().await?;
         while let Some(batch) = batches.next().await {
-            let batch = batch?;
+            let batch = match batch {
+                Ok(batch) => batch,
+                Err(error) => return Err(self.explained(scored.clone(), error.into()).await),
+            };
             tally.add(&batch, &view.render(&batch)?)?;
         }
         let customers = scored.clone().count().await?;
@@ -112,6 +117,20 @@ impl StagePlan {
             transitions,
             summary,
         })
+    }
+
+    /// The error of a condition that fails, if it is one.
+    async fn explained(&self, scored: DataFrame, error: Error) -> Error {
+        if error.class() != Class::User {
+            return error;
+        }
+        let Ok(mut rows) = scored.execute_stream().await else { return error };
+        while let Some(Ok(batch)) = rows.next().await {
+            if let Err(found) = self.stages_of(&batch) {
+                return found;
+            }
+        }
+        error
     }
 
     async fn read(&self, ctx: &SessionContext, path: &Path) -> Result<DataFrame> {
@@ -198,15 +217,22 @@ impl StagePlan {
     pub fn stages_of(&self, scored: &RecordBatch) -> Result<Vec<u32>> {
         let last = self.stages.len() as u32 - 1;
         let mut places = vec![last; scored.num_rows()];
-        // From the last to the first: the first that matches has the last word.
-        for (place, stage) in self.stages.iter().enumerate().rev() {
-            let Some(condition) = &stage.when else { continue };
-            let matches = condition.matches(scored)?;
-            places
-                .iter_mut()
-                .zip(matches.iter())
-                .filter(|(_, is)| *is == Some(true))
-                .for_each(|(p, _)| *p = place as u32);
+        // A condition looks at nobody whom an earlier stage has taken: it may fail there.
+        let mut left: Vec<u32> = (0..scored.num_rows() as u32).collect();
+        for (place, stage) in self.stages.iter().enumerate() {
+            let Some(condition) = stage.when.as_ref().filter(|_| !left.is_empty()) else { continue };
+            let matches = match left.len() == scored.num_rows() {
+                true => condition.matches(scored)?,
+                false => condition.matches(&take_record_batch(scored, &UInt32Array::from(left.clone()))?)?,
+            };
+            let mut rest = Vec::with_capacity(left.len());
+            for (row, is) in left.iter().zip(matches.iter()) {
+                match is {
+                    Some(true) => places[*row as usize] = place as u32,
+                    _ => rest.push(*row),
+                }
+            }
+            left = rest;
         }
         Ok(places)
     }

@@ -61,7 +61,7 @@ impl StagePlan {
                     continue;
                 }
                 Some(text) => match parser.parse(text).and_then(|condition| reachable(condition, text)) {
-                    Ok(condition) => Some(condition),
+                    Ok(condition) => Some(condition.deciding(format!("stage `{}`", stage.name), stage.place.clone())),
                     Err(problem) => {
                         problems.push(problem.about(format!("stage `{}`", stage.name)).at(stage.place.clone()));
                         continue;

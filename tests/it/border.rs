@@ -264,3 +264,25 @@ async fn no_arithmetic_of_integers_wraps() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn states_keep_sums_that_no_integer_holds() {
+    let mut shop = crate::states::Shop::new("UTC", false).await;
+    let sql =
+        "SELECT customer_id, sum(CASE channel WHEN 'web' THEN 9223372036854775807 ELSE -9223372036854775807 END) AS big
+        FROM orders GROUP BY customer_id";
+    shop.feature("big", sql);
+    // Three times the greatest number in the first days, and as often its opposite later on.
+    for (partition, channel) in [(1, 0), (1, 0), (2, 0), (40, 1), (41, 1), (41, 1)] {
+        shop.order(partition, 12, (1, Some(100), channel));
+    }
+    shop.write_all().await;
+    for n in [42, 43, 50] {
+        let (found, report) = shop.matrix(shop.as_of(n), true).await;
+        assert!(report.notes.is_empty(), "{report:?}");
+        let big = found.column_by_name("big").unwrap();
+        assert_eq!(arrow::util::display::array_value_to_string(big, 1).unwrap(), "0");
+        shop.night(n).await.unwrap();
+    }
+    assert!(!shop.blocks().is_empty());
+}

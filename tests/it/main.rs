@@ -32,6 +32,7 @@ mod published_folder;
 mod read_faults;
 mod readme;
 mod real_lakes;
+mod run_errors;
 mod segments;
 mod sequence_training;
 mod sequences;

@@ -414,3 +414,24 @@ proptest! {
         prop_assert_eq!(assigned.unwrap().text("stage"), expected);
     }
 }
+
+#[tokio::test]
+async fn a_condition_that_fails_names_its_stage_and_the_customer() {
+    let night = |orders: Vec<i64>| {
+        Night::new(vec![
+            ("customer_id", Arc::new(Int64Array::from_iter_values(1..=orders.len() as i64)) as ArrayRef),
+            ("orders", Arc::new(Int64Array::from(orders))),
+        ])
+    };
+    let spec = stages(&[("new", "orders = 1"), ("often", "12 / (orders - 1) > 5"), ("rest", "")]);
+    // What an earlier stage takes is looked at no more.
+    let assigned = night(vec![1, 2, 9]).assign(&spec, None, "2026-07-01").await.unwrap();
+    assert_eq!(assigned.text("stage"), some(&["new", "often", "rest"]));
+    let spec = stages(&[("new", "orders = 2"), ("often", "12 / (orders - 1) > 5"), ("rest", "")]);
+    let Err(error) = night(vec![2, 3, 9, 1]).assign(&spec, None, "2026-07-01").await else { panic!("it works") };
+    assert_eq!(
+        error.to_string(),
+        "jobs/ltv.yaml:11:5: stage `often` fails for `customer_id` 4: division by zero in `12 / (orders - 1) > 5`, \
+         where `orders` is `1`"
+    );
+}

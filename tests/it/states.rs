@@ -19,6 +19,8 @@ use crate::support::lake::write_parquet;
 use crate::support::memory::text;
 use crate::support::shop::{assert_exit, assert_success, tenure};
 
+mod broken;
+
 const JOB: &str = "version: 1
 name: counted
 lake: file://./lake
@@ -123,6 +125,19 @@ impl Shop {
         );
         write_parquet(&shop.lake().join("customers/all.parquet"), &select).await;
         shop
+    }
+
+    /// Adds a feature file.
+    pub(crate) fn feature(&mut self, name: &str, sql: &str) {
+        std::fs::write(self.folder.path().join(format!("sql/features/{name}.sql")), sql).unwrap();
+        self.spec = tenure::spec::load(&self.folder.path().join("jobs/counted.yaml"), &|_| None).unwrap();
+    }
+
+    /// Writes every partition.
+    pub(crate) async fn write_all(&self) {
+        for date in self.orders.keys() {
+            self.write(*date).await;
+        }
     }
 
     fn lake(&self) -> PathBuf {
@@ -316,9 +331,7 @@ proptest! {
             for (partition, hours, order) in orders {
                 shop.order(partition, hours, order);
             }
-            for date in shop.orders.keys() {
-                shop.write(*date).await;
-            }
+            shop.write_all().await;
             let mut n = first;
             shop.night(n).await?;
             for (days, event) in nights {
@@ -465,61 +478,4 @@ async fn states_are_listed_verified_and_rebuilt() {
     let output = shop.tenure(&["state", "rebuild", "JOB", "--as-of", "2026-04-01"]);
     assert_exit(&output, 1);
     assert!(String::from_utf8_lossy(&output.stderr).contains("would be older"), "{output:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_run_that_is_killed_while_it_writes_states_can_run_again() {
-    for point in ["state.writing", "state.written", "state.committed", "state.written:2"] {
-        let shop = shop_of_60_days().await;
-        let job = shop.folder.path().join("jobs/counted.yaml");
-        let args = ["features", "build", job.to_str().unwrap(), "--as-of", "2026-04-15", "--dry-run"];
-        let killed = crate::support::shop::binary(&args).env("TENURE_ABORT_AT", point).output().unwrap();
-        assert!(!killed.status.success(), "{point}: {killed:?}");
-        assert_success(&tenure(&args));
-        assert_eq!(shop.json(&["state", "verify", "JOB"])["different"], serde_json::json!([]), "{point}");
-        shop.night(50).await.unwrap();
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_lake_that_cannot_be_written_gives_features_and_a_warning() {
-    let shop = shop_of_60_days().await;
-    // A file stands where the folder would be.
-    std::fs::write(shop.lake().join("_state"), "").unwrap();
-    let args = ["features", "build", "JOB", "--as-of", "2026-04-15", "--dry-run"];
-    let output = shop.tenure(&args);
-    assert_success(&output);
-    assert!(String::from_utf8_lossy(&output.stderr).contains("states are not"), "{output:?}");
-    // Nor can files be made on the way there.
-    std::fs::remove_file(shop.lake().join("_state")).unwrap();
-    let job = shop.folder.path().join("jobs/counted.yaml");
-    let args = args.map(|arg| if arg == "JOB" { job.to_str().unwrap() } else { arg });
-    let output = crate::support::shop::binary(&args).env("TMPDIR", "/nowhere/at/all").output().unwrap();
-    assert_success(&output);
-    assert!(String::from_utf8_lossy(&output.stderr).contains("states are not kept"), "{output:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn states_keep_sums_that_no_integer_holds() {
-    let mut shop = Shop::new("UTC", false).await;
-    let sql =
-        "SELECT customer_id, sum(CASE channel WHEN 'web' THEN 9223372036854775807 ELSE -9223372036854775807 END) AS big
-        FROM orders GROUP BY customer_id";
-    std::fs::write(shop.folder.path().join("sql/features/big.sql"), sql).unwrap();
-    shop.spec = tenure::spec::load(&shop.folder.path().join("jobs/counted.yaml"), &|_| None).unwrap();
-    // Three times the greatest number in the first days, and as often its opposite later on.
-    for (partition, channel) in [(1, 0), (1, 0), (2, 0), (40, 1), (41, 1), (41, 1)] {
-        shop.order(partition, 12, (1, Some(100), channel));
-    }
-    for date in shop.orders.keys() {
-        shop.write(*date).await;
-    }
-    for n in [42, 43, 50] {
-        let (found, report) = shop.matrix(shop.as_of(n), true).await;
-        assert!(report.notes.is_empty(), "{report:?}");
-        let big = found.column_by_name("big").unwrap();
-        assert_eq!(arrow::util::display::array_value_to_string(big, 1).unwrap(), "0");
-        shop.night(n).await.unwrap();
-    }
-    assert!(!shop.blocks().is_empty());
 }

@@ -43,10 +43,14 @@ impl Inputs {
         let reads = sources.into_iter().zip(nights).enumerate().map(|(at, (source, night))| {
             let (how, own) = (&how, entity.take_if(|(entity, _)| *entity == at));
             async move {
-                let matrix = matrix_of[source.newest];
-                match own {
-                    Some((_, rows)) => Ok((reader.scattered(source, rows, how).await?, None)),
+                let (matrix, planned) = (matrix_of[source.newest], source.clone());
+                let read = match own {
+                    Some((_, rows)) => reader.scattered(source, rows, how).await.map(|read| (read, None)),
                     None => reader.read(source, night, matrix, how).await,
+                };
+                match read {
+                    Ok(read) => Ok(read),
+                    Err(error) => Err(reader.explained(matrix, &planned, error).await),
                 }
             }
         });
@@ -73,14 +77,24 @@ impl Before<'_> {
             _ => false,
         });
         let rows = match entity.map(|at| &sources[at]) {
-            Some(source) => reader.at_once(source, self.matrix_of[source.newest]).await?,
+            Some(source) => {
+                let matrix = self.matrix_of[source.newest];
+                match reader.at_once(source, matrix).await {
+                    Ok(rows) => rows,
+                    Err(error) => return Err(reader.explained(matrix, source, error).await),
+                }
+            }
             None => None,
         };
         let mut populations = Vec::new();
-        for own in self.populations {
-            populations.push(match &rows {
-                Some(rows) => population::keys_of(rows, reader.key_type)?,
-                None => population::keys(own.clone(), reader.key_type).await?,
+        for (matrix, own) in self.populations.iter().enumerate() {
+            let keys = match &rows {
+                Some(rows) => population::keys_of(rows, reader.key_type),
+                None => population::keys(own.clone(), reader.key_type).await,
+            };
+            populations.push(match keys {
+                Ok(keys) => keys,
+                Err(error) => return Err(reader.explainer.population(matrix, error).await),
             });
         }
         let keys = population::union(&populations)?;

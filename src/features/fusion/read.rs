@@ -24,6 +24,7 @@ use super::state::{Broken, Night, States, Target};
 use super::stored::{Stored, StoredStates};
 use super::written::Writing;
 use crate::error::Class;
+use crate::features::explain::Explainer;
 use crate::lake::InSpans;
 use crate::{Error, Result};
 
@@ -53,6 +54,8 @@ pub(super) struct Reader<'a> {
     pub runtime: Arc<RuntimeEnv>,
     /// The rows of a batch.
     pub batch: usize,
+    /// Knows why what is read fails.
+    pub explainer: &'a Explainer,
     /// A turn for each source that has states written or looked for again: all of them are put in force in one place.
     pub turns: Mutex<()>,
 }
@@ -69,6 +72,11 @@ impl Reader<'_> {
         let names = source.recipes().filter_map(|place| self.names.get(place));
         let names: Vec<String> = names.map(|name| (*name).to_owned()).collect();
         states.night(source, &names, self.key_type, broken, &self.runtime).await
+    }
+
+    /// The error of a source in the words of its files.
+    pub(super) async fn explained(&self, matrix: usize, source: &Source, error: Error) -> Error {
+        self.explainer.scan(matrix, &source.plan, |at| source.users(at), error).await
     }
 
     /// Reads the rows of a source, or those of the days that have no states. Where these are many, they get states first.

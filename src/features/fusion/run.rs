@@ -14,6 +14,7 @@ use futures::{Stream, stream, try_join};
 use rayon::prelude::*;
 use tokio::sync::Mutex;
 
+use super::accumulator::Misfit;
 use super::cursor::{Cursor, Twice};
 use super::in_order::InOrder;
 use super::inputs::Inputs;
@@ -26,6 +27,7 @@ use super::source::{Share, Source};
 use super::state::States;
 use super::written::Writing;
 use crate::features::bench;
+use crate::features::explain::Explainer;
 use crate::features::part::PartColumn;
 use crate::lake::publish::PopulationCount;
 use crate::{Error, Result, failpoint};
@@ -63,6 +65,8 @@ pub(in crate::features) struct Fusion<'a> {
     pub scan: Scan<'a>,
     /// What stands in for the rows of past days, where there is one date.
     pub states: Option<Arc<States>>,
+    /// Says which file failed and why.
+    pub explainer: Arc<Explainer>,
 }
 
 /// The population of each matrix as it was read, and the rows of all of them.
@@ -104,6 +108,7 @@ struct Pass {
     matrix_of: Vec<usize>,
     /// Per file of all matrices; `None` where it is not fused.
     selects: Vec<Option<Select>>,
+    explainer: Arc<Explainer>,
 }
 
 /// What comes of a range of customers: the columns of every fused file, and the states of every source that are written.
@@ -137,6 +142,7 @@ impl Fusion<'_> {
             states: self.states.as_ref().filter(|_| self.matrices.len() == 1),
             names: &first.names,
             key_type: &self.key_type,
+            explainer: &self.explainer,
             runtime: Arc::clone(state.runtime_env()),
             batch: state.config().batch_size(),
             turns: Mutex::default(),
@@ -177,7 +183,8 @@ impl Fusion<'_> {
             place += count;
         }
         drop((index, how));
-        let pass = Pass { keys, ranges, strangers, sources, members, matrix_of, selects };
+        let explainer = Arc::clone(&self.explainer);
+        let pass = Pass { keys, ranges, strangers, sources, members, matrix_of, selects, explainer };
         Ok(Running { populations: counts, rows: rows(Arc::new(pass), outputs, writing, threads) })
     }
 }
@@ -211,9 +218,19 @@ fn physical(context: &SessionContext, exprs: &[Expr], fields: &[Field]) -> Resul
     Ok(made.collect::<std::result::Result<_, _>>()?)
 }
 
-fn evaluate(exprs: &[Arc<dyn PhysicalExpr>], batch: &RecordBatch) -> Result<Vec<ArrayRef>> {
-    let arrays = exprs.iter().map(|expr| expr.evaluate(batch)?.into_array(batch.num_rows()));
-    Ok(arrays.collect::<std::result::Result<_, _>>()?)
+/// The columns of a file from what they are made of; the rows are those of `keys`.
+fn evaluate(
+    exprs: &[Arc<dyn PhysicalExpr>],
+    batch: &RecordBatch,
+    explainer: &Explainer,
+    file: usize,
+    keys: &ArrayRef,
+) -> Result<Vec<ArrayRef>> {
+    let array = |(column, expr): (usize, &Arc<dyn PhysicalExpr>)| {
+        let array = expr.evaluate(batch).and_then(|value| value.into_array(batch.num_rows()));
+        array.map_err(|error| explainer.column((file, column), expr, batch, keys, error.into()))
+    };
+    exprs.iter().enumerate().map(array).collect()
 }
 
 impl Pass {
@@ -226,6 +243,18 @@ impl Pass {
         let places = || members.values()[rows.clone()].iter().map(|place| place - from as u32);
         let places = (rows.len() < length).then(|| UInt32Array::from_iter_values(places()));
         (rows, places)
+    }
+
+    /// The error of an aggregate in the words of a file that has it.
+    fn explained(&self, source: &Source, job: usize, range: usize, error: Error) -> Error {
+        let misfit = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<Misfit>());
+        let key =
+            misfit.and_then(|misfit| ScalarValue::try_from_array(self.keys_of(range).array(), misfit.customer).ok());
+        let mut users = source.shares.iter().filter_map(|share| Some((share.recipe, share.aggregate(job)?)));
+        match (key, users.next()) {
+            (Some(key), Some(user)) => self.explainer.aggregate(user, &key.to_string(), error),
+            _ => error,
+        }
     }
 
     /// The keys of a range.
@@ -250,13 +279,14 @@ impl Pass {
                     return Ok(Err(Twice(key)));
                 }
             };
-            let columns = shard.columns(wanted)?;
+            let columns = shard.columns(wanted).map_err(|(job, error)| self.explained(source, job, range, error))?;
             for share in source.shares.iter().filter(|share| wanted(share)) {
                 let Some(Select { schema, exprs }) = &self.selects[share.recipe] else { continue };
                 let columns = share.columns.iter().filter_map(|(job, output)| columns[*job][*output].clone());
                 let rows = RecordBatchOptions::new().with_row_count(Some(customers));
                 let batch = RecordBatch::try_new_with_options(Arc::clone(schema), columns.collect(), &rows)?;
-                found.files[share.recipe] = evaluate(exprs, &batch)?;
+                let keys = self.keys_of(range);
+                found.files[share.recipe] = evaluate(exprs, &batch, &self.explainer, share.recipe, keys.array())?;
             }
             let exports = targets.iter().map(|target| shard.export(&target.buckets));
             found.exports[at] = exports.collect::<Result<_>>()?;
@@ -363,14 +393,16 @@ impl Output {
                         }
                     }
                 }
-                Step::Alone(cursor) => match cursor.attach(&keys).await? {
-                    Ok(columns) => columns,
-                    Err(twice) => return Ok(Err(twice)),
+                Step::Alone(cursor) => match cursor.attach(&keys).await {
+                    Ok(Ok(columns)) => columns,
+                    Ok(Err(twice)) => return Ok(Err(twice)),
+                    Err(error) => return Err(pass.explainer.file(matrix, file, error).await),
                 },
                 Step::Derived(exprs) => {
                     failpoint::reach("pass.derive");
                     let so_far = Arc::new(Schema::new(self.schema.fields()[..columns.len()].to_vec()));
-                    evaluate(exprs, &RecordBatch::try_new(so_far, columns.clone())?)?
+                    let batch = RecordBatch::try_new(so_far, columns.clone())?;
+                    evaluate(exprs, &batch, &pass.explainer, file, keys.array())?
                 }
             };
             let fields = &self.schema.fields()[columns.len()..];

@@ -77,17 +77,18 @@ impl<'a> Shard<'a> {
         Ok(Ok(Shard { source, jobs, slots }))
     }
 
-    /// The columns of every aggregate in the windows that some wanted share has.
-    pub fn columns(&self, wanted: impl Fn(&Share) -> bool) -> Result<Columns> {
+    /// The columns of every aggregate in the windows that some wanted share has; an error has the aggregate that it is of.
+    pub fn columns(&self, wanted: impl Fn(&Share) -> bool) -> Result<Columns, (usize, Error)> {
         let mut columns: Columns = self.source.jobs.iter().map(|job| vec![None; job.outputs.len()]).collect();
         let mut places: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); self.source.jobs.len()];
         for (job, output) in self.source.shares.iter().filter(|share| wanted(share)).flat_map(|share| &share.columns) {
             places[*job].insert(*output);
         }
         let jobs = self.source.jobs.iter().zip(&self.jobs);
-        for (((job, accumulator), places), columns) in jobs.zip(places).zip(&mut columns) {
+        for (at, (((job, accumulator), places), columns)) in jobs.zip(places).zip(&mut columns).enumerate() {
             let outputs: Vec<&Output> = places.iter().map(|output| &job.outputs[*output]).collect();
-            for (place, column) in places.iter().zip(accumulator.finish(&self.slots, &outputs)?) {
+            let finished = accumulator.finish(&self.slots, &outputs).map_err(|error| (at, error))?;
+            for (place, column) in places.iter().zip(finished) {
                 columns[*place] = Some(column);
             }
         }

@@ -28,6 +28,15 @@ pub(super) struct Share {
     /// For each aggregate and each span of it, in the order of the recipe's schema: the aggregate of the source and its
     /// output.
     pub columns: Vec<(usize, usize)>,
+    /// How many spans each aggregate has.
+    spans: usize,
+}
+
+impl Share {
+    /// The aggregate of the recipe that an aggregate of the source is, if it is one of its own.
+    pub fn aggregate(&self, job: usize) -> Option<usize> {
+        self.columns.iter().position(|(own, _)| *own == job).map(|at| at / self.spans.max(1))
+    }
 }
 
 /// An aggregate over the columns of a source's plan.
@@ -185,6 +194,19 @@ impl Source {
         tables.join(" with ")
     }
 
+    /// The recipes that read an expression of the plan's select list, each with the aggregate that does; all recipes where it is no
+    /// column of an aggregate.
+    pub(in crate::features) fn users(&self, expression: Option<usize>) -> Vec<(usize, Option<usize>)> {
+        let column = expression.and_then(|at| at.checked_sub(1 + usize::from(self.has_time)));
+        let Some(column) = column else { return self.recipes().map(|recipe| (recipe, None)).collect() };
+        let reads = |job: &Job| job.arguments.contains(&column) || job.filter == Some(column);
+        let jobs = self.jobs.iter().enumerate().filter(|(_, job)| reads(job));
+        let users = jobs.flat_map(|(job, _)| {
+            self.shares.iter().filter_map(move |share| Some((share.recipe, Some(share.aggregate(job)?))))
+        });
+        users.collect()
+    }
+
     /// How many expressions every row costs.
     pub(in crate::features) fn expressions(&self) -> usize {
         self.plan.schema().fields().len()
@@ -258,7 +280,7 @@ impl<'a> Draft<'a> {
                     (job, self.output(job, Output { function, data_type, window }))
                 }));
             }
-            shares.push(Share { recipe: *place, columns });
+            shares.push(Share { recipe: *place, columns, spans: recipe.spans.len() });
         }
         let mut select = vec![self.first.key.clone().alias(KEY)];
         select.extend(self.time.iter().map(|(time, _)| time.clone().alias(TIME)));
