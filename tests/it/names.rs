@@ -36,6 +36,7 @@ tables:
     checks: {not_null: [customerId], range: {Total: {min: 0}}}
 views: [sql/views/*.sql]
 features: [sql/features/*.sql]
+labels: [sql/labels/*.sql]
 segments: {stages: [{name: buyer, when: \"spend_30d > 0\"}, {name: other}]}
 publish: {path: out/, features: true}
 ";
@@ -50,6 +51,12 @@ async fn capitals(feature: &str) -> TempDir {
         "-- @event_time orderedAt\nSELECT customerId, orderedAt, Total AS total FROM orders WHERE Total > 15",
     );
     write(folder.path(), "sql/features/orders.sql", feature);
+    for (name, days) in [("week", 7), ("month", 30)] {
+        let sql = format!(
+            "-- @horizon {days}d\n-- @default spend_{name} 0\nSELECT customerId, sum(Total) AS spend_{name} FROM orders GROUP BY customerId"
+        );
+        write(folder.path(), &format!("sql/labels/{name}.sql"), &sql);
+    }
     write(
         folder.path(),
         "sql/features/large.sql",
