@@ -9,7 +9,6 @@ use arrow::array::{
 };
 use arrow::record_batch::RecordBatch;
 use chrono::DateTime;
-use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use rayon::prelude::*;
@@ -17,6 +16,7 @@ use rayon::prelude::*;
 use super::customer::{Event, Life, Order, Review, live};
 use super::shop::{Calendar, DAY, SignUp, sign_ups};
 use super::{DemoOptions, DemoSummary, words};
+use crate::lake::ParquetWriter;
 use crate::{Error, Result};
 
 /// Lives every life and writes the four tables into `dir`.
@@ -134,8 +134,8 @@ fn write_file(path: &Path, batch: &RecordBatch) -> Result<u64> {
     }
     let file = File::create(path).map_err(|e| Error::io(path, e))?;
     let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?)).build();
-    let mut writer = ArrowWriter::try_new(file, batch.schema(), Some(properties))?;
+    let mut writer = ParquetWriter::try_new(file, batch.schema(), properties)?;
     writer.write(batch)?;
-    writer.close()?;
+    writer.finish()?;
     Ok(std::fs::metadata(path).map_err(|e| Error::io(path, e))?.len())
 }

@@ -77,7 +77,10 @@ impl From<object_store::Error> for Error {
         let error = match error {
             Store::Generic { store, source } => match source.downcast::<Error>() {
                 Ok(ours) => return *ours,
-                Err(source) => Store::Generic { store, source },
+                Err(source) => match source.downcast::<Store>() {
+                    Ok(inner) => return Error::from(*inner),
+                    Err(source) => Store::Generic { store, source },
+                },
             },
             other => other,
         };

@@ -361,7 +361,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_that_stays_is_read() {
-        let Folder { store, file, .. } = folder().await;
+        let Folder { folder: _folder, store, file } = folder().await;
         assert_eq!(store.get(&file).await.unwrap().bytes().await.unwrap(), "0123456789");
         assert_eq!(store.get_range(&file, 2..5).await.unwrap(), "234");
         assert_eq!(store.get_ranges(&file, &[0..2, 4..10]).await.unwrap(), ["01", "456789"]);

@@ -15,18 +15,19 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use bytes::Bytes;
-use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
+use parquet::arrow::arrow_writer::compute_leaves;
 use parquet::basic::{Compression, Encoding};
 use parquet::column::writer::ColumnCloseResult;
 use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
-use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
+use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::ColumnPath;
 use rayon::prelude::*;
 
 use crate::{Error, Result, failpoint};
 use numbers::NumberChunk;
+
+use super::checksums::{self, ChunkFactory, ChunkWriter};
 
 /// Rows per row group.
 const ROW_GROUP_ROWS: usize = 128 * 1024;
@@ -41,7 +42,7 @@ pub struct MatrixFile {
     partial: tempfile::NamedTempFile,
     schema: SchemaRef,
     writer: SerializedFileWriter<BufWriter<File>>,
-    factory: ArrowRowGroupWriterFactory,
+    factory: ChunkFactory,
     columns: Vec<Chunk>,
     rows_of_group: usize,
     rows: u64,
@@ -59,8 +60,7 @@ impl MatrixFile {
         let partial = partial.map_err(|e| Error::io(folder, e))?;
         let file = partial.reopen().map_err(|e| Error::io(path, e))?;
         let file = BufWriter::with_capacity(WRITE_BYTES, file);
-        let writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties(schema)?))?;
-        let (writer, factory) = writer.into_serialized_writer()?;
+        let (writer, factory) = checksums::open(file, Arc::clone(schema), properties(schema)?)?;
         let (path, schema) = (path.to_owned(), Arc::clone(schema));
         let columns = Vec::new();
         Ok(MatrixFile { path, partial, schema, writer, factory, columns, rows_of_group: 0, rows: 0 })
@@ -120,7 +120,7 @@ impl MatrixFile {
         let numbers: Vec<Option<NumberChunk>> = numbers.collect();
         let others = match numbers.iter().all(Option::is_some) {
             true => Vec::new(),
-            false => self.factory.create_column_writers(self.writer.flushed_row_groups().len())?,
+            false => self.factory.columns(self.writer.flushed_row_groups().len())?,
         };
         let mut others = others.into_iter();
         let chunks = numbers.into_iter().map(|numbers| {
@@ -138,7 +138,7 @@ impl MatrixFile {
         }
         let encoded = columns.into_par_iter().map(Chunk::close).collect::<Result<Vec<_>, _>>()?;
         let mut group = self.writer.next_row_group()?;
-        encoded.into_iter().try_for_each(|encoded| encoded.append(&mut group))?;
+        encoded.into_iter().try_for_each(|(bytes, close)| group.append_column(&bytes, close))?;
         group.close()?;
         Ok(())
     }
@@ -147,13 +147,7 @@ impl MatrixFile {
 /// A column of a row group.
 enum Chunk {
     Numbers(NumberChunk),
-    Others(Box<ArrowColumnWriter>),
-}
-
-/// Its pages.
-enum Encoded {
-    Numbers(Bytes, ColumnCloseResult),
-    Others(ArrowColumnChunk),
+    Others(Box<ChunkWriter>),
 }
 
 impl Chunk {
@@ -164,22 +158,11 @@ impl Chunk {
         }
     }
 
-    fn close(self) -> Result<Encoded, ParquetError> {
-        Ok(match self {
-            Chunk::Numbers(numbers) => {
-                let (bytes, close) = numbers.close()?;
-                Encoded::Numbers(bytes, close)
-            }
-            Chunk::Others(writer) => Encoded::Others(writer.close()?),
-        })
-    }
-}
-
-impl Encoded {
-    fn append(self, group: &mut SerializedRowGroupWriter<'_, BufWriter<File>>) -> Result<(), ParquetError> {
+    /// Its pages, and what the footer says of them.
+    fn close(self) -> Result<(Bytes, ColumnCloseResult), ParquetError> {
         match self {
-            Encoded::Numbers(bytes, close) => group.append_column(&bytes, close),
-            Encoded::Others(chunk) => chunk.append_to_row_group(group),
+            Chunk::Numbers(numbers) => numbers.close(),
+            Chunk::Others(writer) => writer.close(),
         }
     }
 }

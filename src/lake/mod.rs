@@ -8,6 +8,7 @@
 mod adapter;
 mod check_scan;
 mod checks;
+mod checksums;
 mod conversion;
 mod damage;
 mod files;
@@ -48,6 +49,7 @@ use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 
+pub use checksums::ParquetWriter;
 pub use conversion::uuid_text;
 pub use files::InputObject;
 pub use finds::forget as forget_finds;

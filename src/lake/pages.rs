@@ -118,7 +118,10 @@ impl Compact<'_> {
             BYTE => self.at += 1,
             I16 | I32 | I64 => drop(self.varint()?),
             DOUBLE => self.at += 8,
-            BINARY => self.at = self.at.checked_add(usize::try_from(self.varint()?).ok()?)?,
+            BINARY => {
+                let length = usize::try_from(self.varint()?).ok()?;
+                self.at = self.at.checked_add(length)?;
+            }
             LIST | SET => {
                 let head = self.byte()?;
                 let length = match head >> 4 {

@@ -160,6 +160,12 @@ impl Store {
         }
     }
 
+    /// The bytes of an object that was just listed: another listing may say otherwise.
+    pub async fn get_listed(&self, path: &str) -> Result<Bytes> {
+        let gone = || Error::infra(format!("`{}` is gone since it was listed", self.url_of(path)));
+        self.find(path).await?.ok_or_else(|| gone().hint("run it again: the next run lists it anew"))
+    }
+
     /// The bytes of an object, if it is there.
     pub async fn find(&self, path: &str) -> Result<Option<Bytes>> {
         let read = async { self.inner.get(&self.full_path(path)).await?.bytes().await };

@@ -78,7 +78,7 @@ impl Ledger {
         match matching.as_slice() {
             [(_, file)] => {
                 let url = self.store.url_of(&file.path);
-                let bytes = self.store.get(&file.path).await?;
+                let bytes = self.store.get_listed(&file.path).await?;
                 RunRecord::parse(&bytes)
                     .map_err(|e| Error::user(format!("`{url}` is not the record of a run")).because(e))
             }

@@ -211,3 +211,45 @@ async fn what_unpacks_beyond_the_memory_limit_is_refused() {
     let context = lake.lake().session(lake.at("2026-07-01")).await.unwrap();
     assert_eq!(query(&context).await.unwrap(), 100);
 }
+
+#[tokio::test]
+async fn a_pattern_that_does_not_compile_is_the_users_fault() {
+    let (lake, _) = lake();
+    let context = lake.lake().session(lake.at("2026-07-01")).await.unwrap();
+    for pattern in ["'('", "note || '('"] {
+        let run = async {
+            let found = context.sql(&format!("SELECT regexp_like(note, {pattern}) FROM orders")).await?;
+            found.collect().await
+        };
+        let error = Error::from(run.await.unwrap_err());
+        assert_eq!(error.class(), Class::User, "{pattern}: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_flipped_bit_in_a_page_with_a_checksum_is_no_other_number() {
+    use tenure::lake::ParquetWriter;
+    let (lake, file) = lake();
+    let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values((0..1000).map(|i| i * 7919 % 1009)));
+    let notes: ArrayRef = Arc::new(StringArray::from_iter_values((0..1000).map(|i| format!("gift {i}"))));
+    let rows = RecordBatch::try_from_iter([("order_id", numbers), ("note", notes)]).unwrap();
+    let properties = WriterProperties::builder().set_dictionary_enabled(false).build();
+    let mut writer = ParquetWriter::try_new(Vec::new(), rows.schema(), properties).unwrap();
+    writer.write(&rows).unwrap();
+    let whole = writer.finish().unwrap();
+    fs::write(&file, &whole).unwrap();
+    let footer = SerializedFileReader::new(fs::File::open(&file).unwrap()).unwrap();
+    let (start, length) = footer.metadata().row_group(0).column(0).byte_range();
+    for at in (start + 60..start + length).step_by(1100) {
+        let mut flipped = whole.clone();
+        flipped[at as usize] ^= 4;
+        fs::write(&file, flipped).unwrap();
+        let error = error(&lake).await;
+        assert_eq!(error.class(), Class::User, "{error:?}");
+        assert!(
+            error.to_string().contains("column `order_id` of `") && error.to_string().contains("f1.parquet"),
+            "{error}"
+        );
+        assert!(error.problems().next().unwrap().causes().concat().contains("CRC"), "{error:?}");
+    }
+}

@@ -20,6 +20,7 @@ use parquet::schema::types::ColumnDescPtr;
 use snap::raw::{Encoder, max_compress_len};
 
 use super::delta;
+use crate::lake::checksums::with_checksum;
 
 /// Rows of a page.
 const PAGE_ROWS: usize = 16 * 1024;
@@ -32,7 +33,7 @@ pub(super) struct NumberChunk {
     encoding: Encoding,
     /// The first page of amounts says whether compression helps.
     compression: Option<Compression>,
-    pages: TrackedWrite<Vec<u8>>,
+    pages: Vec<u8>,
     rows: u64,
     uncompressed: usize,
     /// The least and the greatest integer, where a reader is to know them.
@@ -49,7 +50,7 @@ impl NumberChunk {
             DataType::Float64 => (Encoding::PLAIN, None),
             _ => return None,
         };
-        let pages = TrackedWrite::new(Vec::new());
+        let pages = Vec::new();
         Some(NumberChunk { column, encoding, compression, pages, rows: 0, uncompressed: 0, range: None, ranged })
     }
 
@@ -84,16 +85,22 @@ impl NumberChunk {
             }
         }
         let length = page.len();
+        let data = self.compressed(page)?;
         let page = Page::DataPage {
-            buf: self.compressed(page)?,
+            buf: data.clone(),
             num_values: rows as u32,
             encoding: self.encoding,
             def_level_encoding: Encoding::RLE,
             rep_level_encoding: Encoding::RLE,
             statistics: None,
         };
-        let written = SerializedPageWriter::new(&mut self.pages).write_page(CompressedPage::new(page, length))?;
-        self.uncompressed += written.uncompressed_size;
+        let mut written = TrackedWrite::new(Vec::with_capacity(data.len() + 64));
+        SerializedPageWriter::new(&mut written).write_page(CompressedPage::new(page, length))?;
+        let written = written.into_inner()?;
+        let header = with_checksum(&written[..written.len() - data.len()], &data)?;
+        self.uncompressed += header.len() + length;
+        self.pages.extend_from_slice(&header);
+        self.pages.extend_from_slice(&data);
         self.rows += rows as u64;
         Ok(())
     }
@@ -116,7 +123,7 @@ impl NumberChunk {
 
     /// The bytes of the column, and what the footer says of them.
     pub fn close(self) -> Result<(Bytes, ColumnCloseResult), ParquetError> {
-        let bytes_written = self.pages.bytes_written() as u64;
+        let bytes_written = self.pages.len() as u64;
         let mut metadata = ColumnChunkMetaData::builder(self.column)
             .set_encodings(vec![Encoding::RLE, self.encoding])
             .set_compression(self.compression.unwrap_or(Compression::UNCOMPRESSED))
@@ -135,7 +142,7 @@ impl NumberChunk {
             column_index: None,
             offset_index: None,
         };
-        Ok((self.pages.into_inner()?.into(), close))
+        Ok((self.pages.into(), close))
     }
 }
 

@@ -164,7 +164,7 @@ pub(super) async fn highest(store: &Store, date: NaiveDate) -> Result<Option<Com
     let Some((number, path)) = listed.iter().filter_map(|o| Some((number_of(&o.path)?, &o.path))).max() else {
         return Ok(None);
     };
-    let bytes = store.get(path).await?;
+    let bytes = store.get_listed(path).await?;
     let commit: Commit = serde_json::from_slice(&bytes).map_err(|e| {
         Error::user(format!("`{}` is not a commit that this version can read", store.url_of(path))).because(e)
     })?;

@@ -8,13 +8,14 @@ use arrow::array::ArrayRef;
 use arrow::compute::{BatchCoalescer, cast};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
-use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
+use parquet::arrow::ArrowSchemaConverter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{KeyValue, SortingColumn};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
 use crate::error::{Class, Problem};
+use crate::lake::ParquetWriter;
 use crate::{Error, Result, failpoint};
 
 /// The key under which a field's metadata holds what the column means.
@@ -176,7 +177,7 @@ impl StagedFile {
 pub struct TableWriter {
     meta: TableMeta,
     file: PartialFile,
-    parquet: ArrowWriter<File>,
+    parquet: ParquetWriter<File>,
     coalescer: BatchCoalescer,
     rows: u64,
 }
@@ -194,8 +195,7 @@ impl TableWriter {
         let path = dir.join(format!("{}.parquet", meta.name));
         let file = File::create(&path).map_err(|e| broken(&path, e))?;
         let guard = PartialFile { path: path.clone(), finished: false };
-        let parquet =
-            ArrowWriter::try_new(file, meta.schema.clone(), Some(properties)).map_err(|e| broken(&path, e))?;
+        let parquet = ParquetWriter::try_new(file, meta.schema.clone(), properties).map_err(|e| broken(&path, e))?;
         let coalescer = BatchCoalescer::new(meta.schema.clone(), WRITE_ROWS);
         Ok(TableWriter { meta: meta.clone(), file: guard, parquet, coalescer, rows: 0 })
     }
@@ -219,7 +219,7 @@ impl TableWriter {
         self.coalescer.finish_buffered_batch()?;
         self.drain()?;
         let path = self.file.path.clone();
-        let file = self.parquet.into_inner().map_err(|e| broken(&path, e))?;
+        let file = self.parquet.finish().map_err(|e| broken(&path, e))?;
         let bytes = file.metadata().map_err(|e| broken(&path, e))?.len();
         self.file.finished = true;
         failpoint::reach("publish.written");
