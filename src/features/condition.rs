@@ -18,10 +18,12 @@ use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{ColumnarValue, Expr, ExprSchemable, Volatility};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_plan::PhysicalExpr;
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::parser::ParserError;
 
 use super::checked::checked;
 use super::failure_words::{hint_of, rule_of, values_in_words};
-use super::{limited, local_time};
+use super::{limited, local_time, nesting};
 use crate::error::{Place, Problem};
 use crate::spec::nearest;
 use crate::{Error, Result};
@@ -126,6 +128,9 @@ impl ConditionParser {
                 None => Problem::new(what).hint("`tenure features docs` lists the columns"),
             }
         };
+        if let Some((problem, _)) = nesting::check_expression(text, &GenericDialect {}) {
+            return Err(problem);
+        }
         let expr = self.planned(text).map_err(|error| plain(&error))?;
         if let Some((what, hint)) = refusal(&expr) {
             return Err(Problem::new(what).hint(hint));
@@ -204,6 +209,10 @@ fn explain(error: &DataFusionError) -> (String, Option<String>) {
             ),
             other => (other.to_string(), None),
         },
+        DataFusionError::SQL(parser, _) if **parser == ParserError::RecursionLimitExceeded => {
+            let problem = nesting::too_nested();
+            (problem.message, problem.hint)
+        }
         DataFusionError::SQL(parser, _) => {
             let text = parser.to_string();
             (text.strip_prefix("sql parser error: ").unwrap_or(&text).to_owned(), None)

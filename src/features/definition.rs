@@ -6,12 +6,12 @@ use datafusion::sql::sqlparser::ast::{
     Expr, GroupByExpr, Ident, Query, Select, SelectItem, SetExpr, Spanned, Statement, TableFactor,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
-use datafusion::sql::sqlparser::parser::Parser;
+use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer, Whitespace};
 
 use super::header::{Header, place};
-use super::refuse;
 use super::window::Window;
+use super::{nesting, refuse};
 use crate::error::{Place, Problem};
 use crate::{Error, Result, hash};
 
@@ -249,8 +249,17 @@ fn parse_query(file: &str, text: &str, problems: &mut Vec<Problem>) -> Result<Pa
             .at(place(file, first.span.start))
             .hint("a SQL file holds exactly one SELECT; it reads and never writes"));
     }
+    if let Some((problem, at)) = nesting::check(&tokens) {
+        return Err(problem.at(place(file, at)));
+    }
     let parsed = Parser::new(&dialect).with_tokens_with_locations(tokens.clone()).parse_statements();
-    let mut statements = parsed.map_err(|e| syntax_problem(file, text, &e.to_string()))?.into_iter();
+    let wrong = |error: ParserError| match error {
+        ParserError::RecursionLimitExceeded => {
+            nesting::too_nested().at(place(file, nesting::deepest(&tokens).unwrap_or(first.span.start)))
+        }
+        other => syntax_problem(file, text, &other.to_string()),
+    };
+    let mut statements = parsed.map_err(wrong)?.into_iter();
     let statement = statements.next();
     if let Some(second) = statements.next() {
         let mut after = tokens.iter().skip_while(|t| t.token != Token::SemiColon).skip(1).filter(|t| !is_space(t));

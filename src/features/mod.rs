@@ -33,6 +33,7 @@ mod limited;
 mod local_time;
 mod matrix;
 mod moments;
+mod nesting;
 mod not_finite;
 mod part;
 mod pass_plan;

@@ -1,7 +1,7 @@
 //! The folder that training writes and scoring reads.
 //!
 //! ```text
-//! manifest.json        what it is, with the SHA-256 of every other file
+//! manifest.json        what it is, with the SHA-256 of every other file and a checksum of its own
 //! preprocess.json      fitted preprocessing
 //! weights.safetensors  the network
 //! baselines.json       fitted baselines, for `tenure evaluate`
@@ -11,13 +11,14 @@
 //! the same bytes.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tch::{Device, Tensor};
 
 use super::encoder::{Checkpoint, Encoder};
+use super::files::{self, Files, MANIFEST, OpenFolder};
 use super::folder::write_whole;
 use super::manifest::{BundleManifest, LAYOUT};
 use super::network::Network;
@@ -27,7 +28,6 @@ use crate::error::Place;
 use crate::training::Baselines;
 use crate::{Error, Result, failpoint, hash};
 
-const MANIFEST: &str = "manifest.json";
 const PREPROCESS: &str = "preprocess.json";
 const WEIGHTS: &str = "weights.safetensors";
 const BASELINES: &str = "baselines.json";
@@ -36,7 +36,8 @@ const ENCODER: &str = "encoder";
 /// A bundle whose files have the hashes that its manifest names.
 #[derive(Debug, Clone)]
 pub struct Bundle {
-    folder: PathBuf,
+    files: Files,
+    hash: String,
     manifest: BundleManifest,
     preprocess: Preprocess,
 }
@@ -77,37 +78,31 @@ impl EncoderPart<'_> {
 }
 
 impl Bundle {
-    /// Opens the bundle of a folder and checks every file against the manifest.
+    /// Opens the bundle of a folder and checks every file against the manifest, and the manifest against its checksum. A training
+    /// that replaces the folder from here on changes nothing of what was opened.
     pub fn open(folder: &Path) -> Result<Self> {
-        let place = Place::file(folder.display().to_string());
-        let path = folder.join(MANIFEST);
-        if !path.exists() {
-            return Err(Error::user("there is no model bundle here")
-                .at(place)
-                .hint("train one with `tenure train JOB`"));
-        }
-        let manifest: BundleManifest = read_json(&path)?;
-        if manifest.layout != LAYOUT {
-            return Err(Error::user(format!("the bundle has layout {}, this program knows {LAYOUT}", manifest.layout))
-                .at(place)
-                .hint("train again with `tenure train JOB`"));
-        }
-        for (file, wanted) in &manifest.files {
-            let path = folder.join(file);
-            if !path.exists() || hash::of_file(&path)? != *wanted {
-                return Err(Error::user(format!("`{file}` is not the file that the manifest names"))
-                    .at(place)
-                    .hint("the bundle is damaged: copy it again, or train again with `tenure train JOB`"));
+        OpenFolder::read_whole(folder, |opened| {
+            let sealed = opened.manifest()?;
+            let text = files::unseal(&sealed).ok_or_else(|| files::not_sealed(folder, &sealed))?;
+            let manifest: BundleManifest = parse_json(text.as_bytes(), &folder.join(MANIFEST))?;
+            if manifest.layout != LAYOUT {
+                let what = format!("the bundle has layout {}, this program knows {LAYOUT}", manifest.layout);
+                return Err(Error::user(what)
+                    .at(Place::file(folder.display().to_string()))
+                    .hint("train again with `tenure train JOB`"));
             }
-        }
-        let preprocess = read_json(&folder.join(PREPROCESS))?;
-        Ok(Bundle { folder: folder.to_path_buf(), manifest, preprocess })
+            let files = opened.pin(&manifest.files)?;
+            let preprocess = parse_json(&files.read(PREPROCESS)?, &files.path(PREPROCESS))?;
+            Ok(Bundle { files, hash: hash::of_bytes(&sealed), manifest, preprocess })
+        })
     }
 
     /// Writes a bundle in the place of the one that is there, which stays as it was until everything is written.
     pub fn write(folder: &Path, mut manifest: BundleManifest, parts: BundleParts<'_>) -> Result<BundleManifest> {
         let weights_by_name = parts.weights.into_iter().collect();
-        write_whole(folder, |new| {
+        let job = manifest.job.clone();
+        let is_ours = |there: &Path| files::check_replaceable(there, &job);
+        write_whole(folder, is_ours, |new| {
             write_json(&new.join(PREPROCESS), parts.preprocess)?;
             write_json(&new.join(BASELINES), parts.baselines)?;
             weights::save(&weights_by_name, &new.join(WEIGHTS))?;
@@ -121,11 +116,16 @@ impl Bundle {
             }
             manifest.name_version();
             let path = new.join(MANIFEST);
-            std::fs::write(&path, manifest.to_json()).map_err(|e| Error::io(&path, e))?;
+            std::fs::write(&path, files::seal(&manifest.to_json())).map_err(|e| Error::io(&path, e))?;
             failpoint::reach("bundle.written");
             Ok(())
         })?;
         Ok(manifest)
+    }
+
+    /// SHA-256 of its manifest's bytes, which name those of all other files.
+    pub fn hash(&self) -> &str {
+        &self.hash
     }
 
     /// What it knows about itself.
@@ -138,14 +138,14 @@ impl Bundle {
         &self.preprocess
     }
 
-    /// The folder of its encoder, if it has one.
-    pub fn encoder(&self) -> Option<PathBuf> {
-        self.manifest.text.as_ref().map(|_| self.folder.join(ENCODER))
+    /// The files of its encoder, if it has one.
+    pub fn encoder(&self) -> Option<Files> {
+        self.manifest.text.as_ref().map(|_| self.files.below(ENCODER))
     }
 
     /// The baselines that were fitted with it.
     pub fn baselines(&self) -> Result<Baselines> {
-        read_json(&self.folder.join(BASELINES))
+        parse_json(&self.files.read(BASELINES)?, &self.files.path(BASELINES))
     }
 
     /// Its network on a device, ready to score.
@@ -155,14 +155,13 @@ impl Bundle {
         let seeded = super::device::seed(0);
         let network = Network::new(&self.manifest.network, 0.0, &start, device)?;
         drop(seeded);
-        weights::load(network.store(), &self.folder.join(WEIGHTS), &weights::Tolerated::NOTHING)?;
+        weights::load_from(network.store(), &self.files, WEIGHTS, &weights::Tolerated::NOTHING)?;
         Ok(network.for_scoring())
     }
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-    serde_json::from_str(&text).map_err(|e| {
+fn parse_json<T: DeserializeOwned>(text: &[u8], path: &Path) -> Result<T> {
+    serde_json::from_slice(text).map_err(|e| {
         Error::user("this is not a file of a model bundle")
             .at(Place::at(path.display().to_string(), e.line(), e.column()))
             .because(e)

@@ -18,7 +18,7 @@ use crate::training::Evaluation;
 use crate::{Error, Result, hash};
 
 /// The version of the bundle's layout.
-pub const LAYOUT: u32 = 4;
+pub const LAYOUT: u32 = 5;
 
 /// `manifest.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -136,8 +136,8 @@ pub enum Split {
 }
 
 impl BundleManifest {
-    /// SHA-256 of the manifest, which holds the hashes of all other files.
-    pub fn hash(&self) -> String {
+    /// SHA-256 of what it says.
+    fn hash(&self) -> String {
         hash::of_bytes(self.to_json())
     }
 

@@ -5,6 +5,7 @@ pub mod bundle;
 pub mod calibration;
 pub mod device;
 pub mod encoder;
+pub mod files;
 pub mod folder;
 pub mod glm;
 pub mod heads;

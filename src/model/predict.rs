@@ -35,7 +35,7 @@ impl Predictor {
     /// Loads a bundle onto a device.
     pub fn load(bundle: &Bundle, device: Device) -> Result<Self> {
         let encoder = match (bundle.encoder(), &bundle.manifest().text) {
-            (Some(folder), Some(text)) => Some(Encoder::load_cut(&folder, device, text.max_length)?),
+            (Some(files), Some(text)) => Some(Encoder::read_cut(files, device, text.max_length)?),
             _ => None,
         };
         let BundleManifest { heads, btyd, extrapolations, rfm, .. } = bundle.manifest();

@@ -13,15 +13,16 @@ use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
 
 use super::encoder::{BertModel, Checkpoint, Linear, Mode, Padded, Pooling, TOLERATED, Tuned, Tuning, dropout};
+use super::files::{self, MANIFEST, OpenFolder};
 use super::folder::write_whole;
 use super::weights::{self, Tolerated};
-use crate::error::{Place, Problem};
+use crate::error::Place;
 use crate::spec::TuneSpec;
 use crate::text::Tokenizer;
 use crate::text::batching::{Budget, distinct, plan};
-use crate::{Error, Result, hash};
+use crate::{Error, Result, failpoint, hash};
 
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 const KIND: &str = "text_classifier";
 /// Batches when no gradient is needed.
 const BUDGET: Budget = Budget { tokens: 4096, rows: 256 };
@@ -82,10 +83,13 @@ impl TextManifest {
 
     /// Reads `manifest.json` of a bundle's folder.
     pub fn read(dir: &Path) -> Result<Self> {
-        let file = dir.join("manifest.json");
-        let text = std::fs::read_to_string(&file).map_err(|e| {
-            Error::io(&file, e).hint("`tenure train` writes the bundle; the job's `bundle:` names its folder")
-        })?;
+        OpenFolder::read_whole(dir, |opened| Self::read_in(dir, opened))
+    }
+
+    fn read_in(dir: &Path, opened: &OpenFolder) -> Result<Self> {
+        let file = dir.join(MANIFEST);
+        let sealed = opened.manifest()?;
+        let text = files::unseal(&sealed).ok_or_else(|| files::not_sealed(dir, &sealed))?;
         let manifest: TextManifest = serde_json::from_str(&text).map_err(|e| {
             let place = Place::at(file.display().to_string(), e.line(), e.column());
             Error::user("this is not the manifest of a text classifier").at(place).because(e)
@@ -124,7 +128,7 @@ impl TextClassifier {
         let tokenizer = checkpoint.tokenizer(max_length)?;
         let store = VarStore::new(device);
         let model = BertModel::new(&store.root(), checkpoint.config().clone())?;
-        weights::load(&store, &checkpoint.weights(), &TOLERATED)?;
+        checkpoint.load_weights(&store, &TOLERATED)?;
         let head = Linear::new(&(store.root() / "classifier"), model.config().hidden, labels.len() as i64)?;
         let pooling = checkpoint.pooling();
         let classifier = TextClassifier { checkpoint, store, model, pooling, head, tokenizer, labels };
@@ -134,22 +138,17 @@ impl TextClassifier {
 
     /// The classifier of a bundle's folder; every file must be as it was written.
     pub fn open(dir: &Path, device: Device) -> Result<Self> {
-        let manifest = TextManifest::read(dir)?;
-        let mut problems = Vec::new();
-        for (name, wanted) in &manifest.files {
-            let file = dir.join(name);
-            if hash::of_file(&file)? != *wanted {
-                let place = Place::file(file.display().to_string());
-                problems.push(Problem::new("this file of the bundle was changed").at(place).hint("train it again"));
-            }
-        }
-        Error::all(problems)?;
-        let checkpoint = Checkpoint::open(dir)?;
+        let (manifest, files) = OpenFolder::read_whole(dir, |opened| {
+            let manifest = TextManifest::read_in(dir, opened)?;
+            let files = opened.pin(&manifest.files)?;
+            Ok((manifest, files))
+        })?;
+        let checkpoint = Checkpoint::read(files)?;
         let tokenizer = checkpoint.tokenizer(manifest.max_length)?;
         let store = VarStore::new(device);
         let model = BertModel::new(&store.root(), checkpoint.config().clone())?;
         let head = Linear::new(&(store.root() / "classifier"), model.config().hidden, manifest.labels.len() as i64)?;
-        weights::load(&store, &checkpoint.weights(), &Tolerated::NOTHING)?;
+        checkpoint.load_weights(&store, &Tolerated::NOTHING)?;
         let pooling = checkpoint.pooling();
         Ok(TextClassifier { checkpoint, store, model, pooling, head, tokenizer, labels: manifest.labels })
     }
@@ -168,14 +167,16 @@ impl TextClassifier {
             tuned: origin.tuned.clone(),
             metrics: origin.metrics.clone(),
         };
-        write_whole(dir, |part| {
+        let is_ours = |there: &Path| files::check_replaceable(there, &origin.job);
+        write_whole(dir, is_ours, |part| {
             self.checkpoint.copy_without_weights(part)?;
             weights::save(&weights::variables(&self.store), &part.join("model.safetensors"))?;
             manifest.files = Checkpoint::open(part)?.hashes()?;
             let text = serde_json::to_string_pretty(&manifest)
                 .map_err(|e| Error::bug("the manifest cannot be written").because(e))?;
-            let file = part.join("manifest.json");
-            std::fs::write(&file, text + "\n").map_err(|e| Error::io(&file, e))
+            let file = part.join(MANIFEST);
+            failpoint::reach("bundle.written");
+            std::fs::write(&file, files::seal(&(text + "\n"))).map_err(|e| Error::io(&file, e))
         })?;
         Ok(manifest)
     }

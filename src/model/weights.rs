@@ -10,6 +10,7 @@ use std::path::Path;
 use tch::nn::VarStore;
 use tch::{Kind, Tensor};
 
+use super::files::Files;
 use crate::error::{Place, Problem};
 use crate::{Error, Result};
 
@@ -43,9 +44,14 @@ impl Tolerated {
 
 /// The tensors of a file as they stand in it, by name.
 pub fn read(path: &Path) -> Result<BTreeMap<String, Tensor>> {
-    std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
+    read_called(path, path)
+}
+
+/// The same of a file that messages call by another path.
+fn read_called(path: &Path, called: &Path) -> Result<BTreeMap<String, Tensor>> {
+    std::fs::File::open(path).map_err(|e| Error::io(called, e))?;
     let tensors = Tensor::read_safetensors(path).map_err(|e| {
-        let place = Place::file(path.display().to_string());
+        let place = Place::file(called.display().to_string());
         Error::user("this is not a safetensors file").at(place).because(e).hint("is the file whole?")
     })?;
     Ok(tensors.into_iter().collect())
@@ -70,8 +76,23 @@ pub fn variables(store: &VarStore) -> BTreeMap<String, Tensor> {
 /// Fills every variable of the store from the file. f16 and bf16 become f32. All that does not fit is said at once, and
 /// then no variable is changed.
 pub fn load(store: &VarStore, path: &Path, tolerated: &Tolerated) -> Result<()> {
+    fill_tolerantly(store, read(path)?, path, tolerated)
+}
+
+/// The same from a file of a bundle or a checkpoint.
+pub fn load_from(store: &VarStore, files: &Files, name: &str, tolerated: &Tolerated) -> Result<()> {
+    let path = files.path(name);
+    fill_tolerantly(store, files.read_by(name, |readable| read_called(readable, &path))?, &path, tolerated)
+}
+
+fn fill_tolerantly(
+    store: &VarStore,
+    tensors: BTreeMap<String, Tensor>,
+    path: &Path,
+    tolerated: &Tolerated,
+) -> Result<()> {
     let mut found = BTreeMap::new();
-    for (name, tensor) in read(path)? {
+    for (name, tensor) in tensors {
         let name = tolerated.name(&name);
         if !tolerated.unused(&name) {
             found.insert(name, tensor);

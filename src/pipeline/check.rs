@@ -8,6 +8,7 @@ use super::plan::Plan;
 use crate::error::{Class, Problem};
 use crate::lake::{EngineOptions, Lake, Store, publish};
 use crate::model::Bundle;
+use crate::model::files::check_replaceable;
 use crate::spec::{EntityTask, JobSpec, Task};
 use crate::{AsOf, Error, Result};
 
@@ -69,7 +70,10 @@ async fn checked(spec: &JobSpec) -> Result<(CheckReport, Option<Plan>)> {
             report.notes.extend(check_bundle(spec, task, &plan)?);
             planned = Some(plan);
         }
-        Task::TextClassifier(task) => Error::all(encoder_problem(&task.encoder).into_iter().collect())?,
+        Task::TextClassifier(task) => {
+            check_replaceable(&task.bundle, spec.name()).map_err(|e| e.at(task.bundle_place.clone()))?;
+            Error::all(encoder_problem(&task.encoder).into_iter().collect())?;
+        }
     }
     Ok((report, planned))
 }
@@ -113,6 +117,7 @@ pub async fn check_online(spec: &JobSpec, as_of: AsOf, engine: &EngineOptions) -
 /// A bundle that is there has to fit; one that is not there yet is only worth a note.
 fn check_bundle(spec: &JobSpec, task: &EntityTask, plan: &Plan) -> Result<Option<String>> {
     let Some(model) = &task.model else { return Ok(None) };
+    check_replaceable(&model.bundle, spec.name()).map_err(|e| e.at(model.bundle_place.clone()))?;
     if !model.bundle.join("manifest.json").exists() {
         let missing = model.text.as_ref().and_then(|text| encoder_problem(&text.encoder));
         let needed = missing.map(|problem| format!(" (but {problem})")).unwrap_or_default();

@@ -45,7 +45,7 @@ pub(super) fn write(
     keys: &ArrayRef,
     groupings: &[Grouping],
 ) -> Result<()> {
-    write_whole(folder, |new| {
+    write_whole(folder, check, |new| {
         let json = serde_json::to_string_pretty(report)
             .map_err(|e| Error::bug("the evaluation cannot be written as JSON").because(e))?;
         std::fs::write(new.join(JSON), json + "\n").map_err(|e| Error::io(new.join(JSON), e))?;

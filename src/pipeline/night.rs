@@ -99,7 +99,7 @@ pub async fn run(spec: &JobSpec, as_of: AsOf, options: &NightOptions, printer: &
         job: spec.hash().to_owned(),
         as_of: as_of.date(),
         sql: sql.clone(),
-        model: bundle.as_ref().map(|bundle| bundle.manifest().hash()),
+        model: bundle.as_ref().map(|bundle| bundle.hash().to_owned()),
         inputs: inputs.iter().cloned().chain(past.inputs()).collect(),
         previous: previous.as_ref().map(|commit| commit.key.as_str().to_owned()),
     });
@@ -122,12 +122,12 @@ pub async fn run(spec: &JobSpec, as_of: AsOf, options: &NightOptions, printer: &
     record.sql = sql;
     record.read(inputs.iter().map(|input| (input.table.as_str(), input.size)));
     past.tables().for_each(|table| record.read_published(table));
-    if let Some(manifest) = bundle.as_ref().map(Bundle::manifest) {
-        record.model = Some(ModelRecord { version: manifest.model_version.clone(), hash: manifest.hash() });
+    if let Some(bundle) = &bundle {
+        let version = bundle.manifest().model_version.clone();
+        record.model = Some(ModelRecord { version, hash: bundle.hash().to_owned() });
     }
     record.took("plan", start.elapsed());
     record.save(&store).await?;
-    failpoint::reach("night.started");
 
     let owner = is_owned.then_some(owner);
     let (plan, lake) = (&plan, &lake);
@@ -196,6 +196,7 @@ impl Night<'_> {
         previous: Option<&Commit>,
         past: PastPredictions,
     ) -> Result<NightReport> {
+        failpoint::reach("night.started");
         let dir = scratch::folder("tenure-")?;
         let tables = NightTables::new(self.plan, &self.publisher, self.spec, bundle.map(|b| b.manifest()));
 

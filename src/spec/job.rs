@@ -279,6 +279,8 @@ pub enum OnFail {
 pub struct ModelSpec {
     /// The bundle's folder: what `train` writes and `run` reads; absolute.
     pub bundle: PathBuf,
+    /// Where the job names it.
+    pub bundle_place: Place,
     /// Text columns and their encoder.
     pub text: Option<TextSpec>,
     /// Each customer's newest events, one by one.

@@ -176,7 +176,7 @@ read_keys!(RawState, "the state": path);
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "Model")]
 pub(super) struct RawModel {
-    /// The bundle's folder: what `train` writes and `run` reads; relative to the job's root.
+    /// The bundle's folder: what `train` writes and replaces, and `run` reads; one of its own, relative to the job's root.
     pub bundle: At<String>,
     /// Text columns and their encoder.
     pub text: Option<At<RawText>>,
@@ -433,7 +433,7 @@ pub(super) struct RawTextClassifier {
     pub label: At<String>,
     /// The pretrained encoder's folder; relative to the job's root.
     pub encoder: At<String>,
-    /// The bundle's folder, which `train` writes; relative to the job's root.
+    /// The bundle's folder, which `train` writes and replaces; one of its own, relative to the job's root.
     pub bundle: At<String>,
     /// Longest text in tokens; the rest is cut. Default: 128.
     #[schemars(range(min = 3, max = 8192), extend("default" = 128))]

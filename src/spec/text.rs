@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::tune::TuneSpec;
+use crate::error::Place;
 
 /// Text inputs of the model.
 #[derive(Debug, Clone)]
@@ -36,6 +37,8 @@ pub struct TextClassifierTask {
     pub encoder: PathBuf,
     /// The bundle's folder; absolute.
     pub bundle: PathBuf,
+    /// Where the job names it.
+    pub bundle_place: Place,
     /// Longest text in tokens.
     pub max_length: usize,
     /// Passes over the training texts.

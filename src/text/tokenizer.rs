@@ -23,8 +23,13 @@ impl Tokenizer {
     pub fn load(dir: &Path, max_length: usize) -> Result<Self> {
         let file = dir.join("tokenizer.json");
         let text = std::fs::read(&file).map_err(|e| Error::io(&file, e))?;
+        Self::parse(&text, file, max_length)
+    }
+
+    /// The same from the bytes of that file; `file` is for the messages.
+    pub fn parse(text: &[u8], file: PathBuf, max_length: usize) -> Result<Self> {
         let place = || Place::file(file.display().to_string());
-        let mut inner = tokenizers::Tokenizer::from_bytes(&text)
+        let mut inner = tokenizers::Tokenizer::from_bytes(text)
             .map_err(|e| Error::user("this is not a tokenizer file").at(place()).because(e))?;
         inner.with_padding(None);
         let cut = TruncationParams {

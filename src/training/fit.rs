@@ -15,7 +15,6 @@ use super::losses;
 use super::schedule::{EpochRates, Pace};
 use super::text_vectors::TextVectors;
 use super::watch::{Epoch, Watch};
-use crate::Result;
 use crate::model::device;
 use crate::model::encoder::Mode;
 use crate::model::heads::Head;
@@ -24,6 +23,7 @@ use crate::model::predict::matrix;
 use crate::model::season;
 use crate::printer::Progress;
 use crate::spec::{Loss, TrainSpec};
+use crate::{Result, failpoint};
 
 /// Rows that go through the network at once when no gradient is needed.
 const EVALUATED_AT_ONCE: usize = 8192;
@@ -153,6 +153,7 @@ pub fn fit(
         if epoch > 1 {
             mean.swap()?;
         }
+        failpoint::reach("train.epoch");
         let full = rates.next_epoch();
         order.shuffle(&mut shuffle);
         let mut sum = 0.0;

@@ -18,6 +18,7 @@ use super::fine_tuning::{Fit, Recipe};
 use super::schedule::LinearSchedule;
 use crate::model::device;
 use crate::model::encoder::{Checkpoint, Tuned};
+use crate::model::files::check_replaceable;
 use crate::model::text_classifier::{Origin, TextClassifier};
 use crate::printer::Printer;
 use crate::spec::{JobSpec, Task, TextClassifierTask, TuneSpec};
@@ -76,6 +77,7 @@ pub fn train_task(
     if let Some(threads) = options.threads {
         device::set_threads(threads);
     }
+    check_replaceable(&task.bundle, &origin.job).map_err(|e| e.at(task.bundle_place.clone()))?;
     let labels = label_names(task, train)?;
     let train = Numbered::new(&task.train, train, &labels, options.limit, task.seed)?;
     let test = Numbered::new(&task.test, test, &labels, options.limit, task.seed)?;

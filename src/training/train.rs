@@ -29,6 +29,7 @@ use super::text_vectors::{TextInputs, TextVectors};
 use super::watch::{Unwatched, Watch};
 use crate::model::Bundle;
 use crate::model::bundle::BundleParts;
+use crate::model::files::check_replaceable;
 use crate::model::heads::Head;
 use crate::model::manifest::{BundleManifest, FeatureEntry, LAYOUT, Split, TrainingSummary};
 use crate::model::network::{EventTensors, NetworkShape, SequenceShape};
@@ -107,6 +108,8 @@ pub async fn train_watched(
 ) -> Result<TrainingReport> {
     let plan = plan(source, job.task, as_of).await?;
     let model = &plan.trained;
+    // Sooner than after hours of training.
+    check_replaceable(&model.bundle, job.name).map_err(|e| e.at(model.bundle_place.clone()))?;
     let Gathered { gatherer, dates, mut data } = gather(source, job.task, &plan, as_of, printer).await?;
     let (training, validating) = split(&data, &dates);
     let judged = validating.judged().len();

@@ -103,6 +103,7 @@ pub fn task(bundle: &Path, seed: u64) -> TextClassifierTask {
         label: "label".into(),
         encoder: fixtures().join("tiny-bert"),
         bundle: bundle.to_path_buf(),
+        bundle_place: tenure::error::Place::file("job.yaml"),
         max_length: 32,
         epochs: 6,
         batch: 16,
@@ -189,7 +190,7 @@ fn a_changed_bundle_is_refused() {
     tensors.insert("classifier.bias".into(), Tensor::from_slice(&[9f32, 0.0, 0.0]));
     weights::save(&tensors, &file).unwrap();
     let told = render_error(&TextClassifier::open(&bundle, Device::Cpu).unwrap_err());
-    assert!(told.contains("model.safetensors: this file of the bundle was changed"), "{told}");
+    assert!(told.contains("`model.safetensors` is not the file that the manifest names"), "{told}");
 }
 
 #[test]

@@ -1,29 +1,29 @@
 //! The files of a checkpoint: which there are, what they say together, how they get into a bundle.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Deserialize;
+use tch::nn::VarStore;
 
+use super::pooling::read_if_there;
 use super::{BertConfig, Pooling};
 use crate::error::Place;
+use crate::model::files::Files;
+use crate::model::weights::{self, Tolerated};
 use crate::text::Tokenizer;
 use crate::{Error, Result, hash};
 
+const WEIGHTS: &str = "model.safetensors";
+
 /// What a checkpoint may consist of; the first three must be there.
-const FILES: [&str; 6] = [
-    "config.json",
-    "model.safetensors",
-    "tokenizer.json",
-    "1_Pooling/config.json",
-    "modules.json",
-    "sentence_bert_config.json",
-];
+const FILES: [&str; 6] =
+    ["config.json", WEIGHTS, "tokenizer.json", "1_Pooling/config.json", "modules.json", "sentence_bert_config.json"];
 
 /// A checkpoint's folder whose small files were read and fit together.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
-    dir: PathBuf,
+    files: Files,
     config: BertConfig,
     pooling: Pooling,
     max_length: usize,
@@ -41,16 +41,17 @@ impl Checkpoint {
             return Err(Error::user(format!("the encoder's folder `{}` is not there", dir.display()))
                 .hint("`make encoder` fetches all-MiniLM-L6-v2; `encoder:` names the folder"));
         }
-        let config = BertConfig::load(dir)?;
-        let pooling = Pooling::load(dir)?;
-        let positions = usize::try_from(config.positions).unwrap_or_default();
-        let max_length = sentence_length(dir)?.unwrap_or(positions).min(positions);
-        Ok(Checkpoint { dir: dir.to_path_buf(), config, pooling, max_length })
+        Self::read(Files::of_folder(dir))
     }
 
-    /// The folder.
-    pub fn dir(&self) -> &Path {
-        &self.dir
+    /// The same from files that a bundle holds.
+    pub fn read(files: Files) -> Result<Self> {
+        let config = BertConfig::read(&files)?;
+        let pooling = Pooling::read(&files)?;
+        let positions = usize::try_from(config.positions).unwrap_or_default();
+        let sentences: Option<SentenceBert> = read_if_there(&files, "sentence_bert_config.json")?;
+        let max_length = sentences.and_then(|found| found.max_seq_length).unwrap_or(positions).min(positions);
+        Ok(Checkpoint { files, config, pooling, max_length })
     }
 
     /// The network's shape.
@@ -68,9 +69,9 @@ impl Checkpoint {
         self.max_length
     }
 
-    /// The file of the weights.
-    pub fn weights(&self) -> PathBuf {
-        self.dir.join("model.safetensors")
+    /// Fills a network with the weights.
+    pub fn load_weights(&self, store: &VarStore, tolerated: &Tolerated) -> Result<()> {
+        weights::load_from(store, &self.files, WEIGHTS, tolerated)
     }
 
     /// The tokenizer, cutting to `max_length` tokens; the network must have a position and a vector for all that comes out.
@@ -80,9 +81,10 @@ impl Checkpoint {
                 "texts of {max_length} tokens are longer than the encoder's {} positions",
                 self.config.positions
             ))
-            .at(Place::file(self.dir.join("config.json").display().to_string())));
+            .at(Place::file(self.files.path("config.json").display().to_string())));
         }
-        let tokenizer = Tokenizer::load(&self.dir, max_length)?;
+        let text = self.files.read("tokenizer.json")?;
+        let tokenizer = Tokenizer::parse(&text, self.files.path("tokenizer.json"), max_length)?;
         if tokenizer.vocabulary_size() as i64 > self.config.vocabulary {
             return Err(Error::user(format!(
                 "the tokenizer has {} word pieces, and the encoder {}",
@@ -97,7 +99,7 @@ impl Checkpoint {
 
     /// SHA-256 of every file that is there, by its path in the folder: what a bundle pins.
     pub fn hashes(&self) -> Result<BTreeMap<String, String>> {
-        self.files().map(|name| Ok((name.to_owned(), hash::of_file(&self.dir.join(name))?))).collect()
+        self.names().map(|name| Ok((name.to_owned(), hash::of_bytes(self.files.read(name)?)))).collect()
     }
 
     /// Copies every file that is there into another folder, which is made.
@@ -107,37 +109,22 @@ impl Checkpoint {
 
     /// Copies every file but the weights: what a fine-tuned encoder shares with this one.
     pub fn copy_without_weights(&self, goal: &Path) -> Result<()> {
-        self.copy(goal, |name| name != "model.safetensors")
+        self.copy(goal, |name| name != WEIGHTS)
     }
 
     fn copy(&self, goal: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
-        for name in self.files().filter(|name| wanted(name)) {
+        for name in self.names().filter(|name| wanted(name)) {
             let to = goal.join(name);
             if let Some(parent) = to.parent() {
                 std::fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;
             }
-            let from = self.dir.join(name);
             // The bytes alone: a read-only source must not make a read-only bundle.
-            let bytes = std::fs::read(&from).map_err(|e| Error::io(&from, e))?;
-            std::fs::write(&to, bytes).map_err(|e| Error::io(&to, e))?;
+            std::fs::write(&to, self.files.read(name)?).map_err(|e| Error::io(&to, e))?;
         }
         Ok(())
     }
 
-    fn files(&self) -> impl Iterator<Item = &'static str> {
-        FILES.into_iter().filter(|name| self.dir.join(name).is_file())
+    fn names(&self) -> impl Iterator<Item = &'static str> {
+        FILES.into_iter().filter(|name| self.files.contains(name))
     }
-}
-
-fn sentence_length(dir: &Path) -> Result<Option<usize>> {
-    let file = dir.join("sentence_bert_config.json");
-    let text = match std::fs::read_to_string(&file) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        other => other.map_err(|e| Error::io(&file, e))?,
-    };
-    let raw: SentenceBert = serde_json::from_str(&text).map_err(|e| {
-        let place = Place::at(file.display().to_string(), e.line(), e.column());
-        Error::user("this file of the encoder cannot be read").at(place).because(e)
-    })?;
-    Ok(raw.max_seq_length)
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::error::{Place, Problem};
+use crate::model::files::Files;
 use crate::{Error, Result};
 
 /// The shape of a BERT and what it computes. Only what this encoder computes exactly is accepted.
@@ -58,10 +59,15 @@ struct Raw {
 impl BertConfig {
     /// Reads `config.json` of a checkpoint's folder; all that does not fit is said at once.
     pub fn load(dir: &Path) -> Result<Self> {
-        let file = dir.join("config.json");
-        let text = std::fs::read_to_string(&file)
-            .map_err(|e| Error::io(&file, e).hint("an encoder is a folder in the layout of Hugging Face"))?;
-        Self::parse(&text, &file.display().to_string())
+        Self::read(&Files::of_folder(dir))
+    }
+
+    /// The same from the files of a checkpoint.
+    pub fn read(files: &Files) -> Result<Self> {
+        let text = files
+            .read_text("config.json")
+            .map_err(|e| e.hint("an encoder is a folder in the layout of Hugging Face"))?;
+        Self::parse(&text, &files.path("config.json").display().to_string())
     }
 
     /// Reads the text of a `config.json`; `file` is for the messages.

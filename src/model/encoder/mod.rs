@@ -29,6 +29,7 @@ pub use layout::{Group, Layout, Unpadded};
 pub use pooling::{Pooling, PoolingMode};
 pub use tuning::{Learner, Tuned, Tuning};
 
+use super::files::Files;
 use super::weights;
 use crate::spec::TuneSpec;
 use crate::text::batching::{Budget, distinct, plan};
@@ -61,11 +62,16 @@ impl Encoder {
         Self::with_max_length(Checkpoint::open(dir)?, device, max_length)
     }
 
+    /// The same from files that a bundle holds.
+    pub fn read_cut(files: Files, device: Device, max_length: usize) -> Result<Self> {
+        Self::with_max_length(Checkpoint::read(files)?, device, max_length)
+    }
+
     fn with_max_length(checkpoint: Checkpoint, device: Device, max_length: usize) -> Result<Self> {
         let tokenizer = checkpoint.tokenizer(max_length)?;
         let store = VarStore::new(device);
         let model = BertModel::new(&store.root(), checkpoint.config().clone())?;
-        weights::load(&store, &checkpoint.weights(), &TOLERATED)?;
+        checkpoint.load_weights(&store, &TOLERATED)?;
         let pooling = checkpoint.pooling();
         let (budget, form) = usual(device);
         Ok(Encoder { checkpoint, store, model, pooling, tokenizer, budget, form })

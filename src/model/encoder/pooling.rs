@@ -6,6 +6,7 @@ use serde::Deserialize;
 use tch::{Kind, Tensor};
 
 use crate::error::Place;
+use crate::model::files::Files;
 use crate::{Error, Result};
 
 /// How a text's token vectors become one.
@@ -49,19 +50,24 @@ impl Pooling {
     /// Reads `1_Pooling/config.json` and `modules.json` of a checkpoint's folder. Without the first, the mean is taken;
     /// without the second, nothing is normalised.
     pub fn load(dir: &Path) -> Result<Self> {
+        Self::read(&Files::of_folder(dir))
+    }
+
+    /// The same from the files of a checkpoint.
+    pub fn read(files: &Files) -> Result<Self> {
         let mut pooling = Pooling::PLAIN;
-        let file = dir.join("1_Pooling/config.json");
-        if let Some(raw) = read_if_there::<RawPooling>(&file)? {
-            pooling.mode = raw.mode().map_err(|e| e.at(Place::file(file.display().to_string())))?;
+        let name = "1_Pooling/config.json";
+        if let Some(raw) = read_if_there::<RawPooling>(files, name)? {
+            pooling.mode = raw.mode().map_err(|e| e.at(Place::file(files.path(name).display().to_string())))?;
         }
-        let file = dir.join("modules.json");
-        for module in read_if_there::<Vec<Module>>(&file)?.unwrap_or_default() {
+        let name = "modules.json";
+        for module in read_if_there::<Vec<Module>>(files, name)?.unwrap_or_default() {
             match module.kind.rsplit('.').next().unwrap_or_default() {
                 "Transformer" | "Pooling" => {}
                 "Normalize" => pooling.normalize = true,
                 _ => {
                     return Err(Error::user(format!("module `{}` is not known", module.kind))
-                        .at(Place::file(file.display().to_string()))
+                        .at(Place::file(files.path(name).display().to_string()))
                         .hint("known are `Transformer`, `Pooling` and `Normalize`"));
                 }
             }
@@ -111,13 +117,10 @@ impl RawPooling {
     }
 }
 
-fn read_if_there<T: serde::de::DeserializeOwned>(file: &Path) -> Result<Option<T>> {
-    let text = match std::fs::read_to_string(file) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        other => other.map_err(|e| Error::io(file, e))?,
-    };
-    let value = serde_json::from_str(&text).map_err(|e| {
-        let place = Place::at(file.display().to_string(), e.line(), e.column());
+pub(super) fn read_if_there<T: serde::de::DeserializeOwned>(files: &Files, name: &str) -> Result<Option<T>> {
+    let Some(text) = files.find(name)? else { return Ok(None) };
+    let value = serde_json::from_slice(&text).map_err(|e| {
+        let place = Place::at(files.path(name).display().to_string(), e.line(), e.column());
         Error::user("this file of the encoder cannot be read").at(place).because(e)
     })?;
     Ok(Some(value))

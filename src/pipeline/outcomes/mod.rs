@@ -22,7 +22,7 @@ use crate::lake::publish::{self, CommittedTable};
 use crate::lake::{EngineOptions, InputObject, Lake, Store, Visibility, read_published_columns};
 use crate::ledger::OutcomeRecord;
 use crate::spec::{EntityTask, HeadSpec, JobSpec, PublishSpec};
-use crate::{AsOf, Result, lake};
+use crate::{AsOf, Result, failpoint, lake};
 
 pub(super) use judge::{Decile, TRAINED_AS_OF};
 pub(super) use tables::{decile_rows, deciles_meta, outcome_rows, outcomes_meta};
@@ -112,6 +112,7 @@ impl PastPredictions {
         lake: &Lake,
         engine: &EngineOptions,
     ) -> Result<Outcomes> {
+        failpoint::reach("outcomes.judge");
         let mut outcomes = Outcomes { notes: self.notes, ..Outcomes::default() };
         for night in &self.nights {
             let context = lake::context(engine, spec.timezone())?;

@@ -3,6 +3,7 @@
 //! Each part is looked at even where another one is wrong, so that all problems come at once. A value that reading
 //! refused is left out silently: its problem was told there.
 
+mod bundle;
 mod model;
 mod outcomes;
 mod publish;
@@ -65,6 +66,8 @@ pub(super) fn job(raw: &RawJobSpec, start: Pos, root: &Root, problems: &mut Prob
         (None, Some(classifier)) => {
             refuse_entity_keys(raw, problems);
             let raw = classifier.get()?;
+            let taken = bundle::Taken { lake: &below, tables: &tables, folders: Vec::new() };
+            bundle::check(&raw.bundle, &taken, root, problems);
             text::classifier(raw, &tables, root, problems).map(|task| Task::TextClassifier(Box::new(task)))
         }
         (Some(_), Some(second)) => {
@@ -185,6 +188,12 @@ fn entity_task(
     });
     let publish =
         raw.publish.as_ref().and_then(At::get).and_then(|raw| publish::publish(raw, tables, lake, root, problems));
+    if let Some(raw) = raw.model.as_ref().and_then(At::get) {
+        let published = publish.iter().map(|publish| ("the published tables", &publish.url));
+        let states = state.iter().map(|state: &StateSpec| ("the states", &state.url));
+        let taken = bundle::Taken { lake, tables, folders: published.chain(states).collect() };
+        bundle::check(&raw.bundle, &taken, root, problems);
+    }
     let outcomes = outcomes::outcomes(raw, model.as_ref(), problems);
     let train = model::train(raw.train.as_ref().and_then(At::get), problems);
     Some(Task::Entity(Box::new(EntityTask {

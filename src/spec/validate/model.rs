@@ -33,6 +33,7 @@ pub(super) fn model(raw: &RawModel, key: Option<&str>, root: &Root, problems: &m
     }
     Some(ModelSpec {
         bundle: root.join(raw.bundle.get()?),
+        bundle_place: problems.place(raw.bundle.pos),
         text,
         sequence,
         heads,

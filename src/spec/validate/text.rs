@@ -42,6 +42,7 @@ pub(super) fn classifier(
         label: raw.label.get()?.clone(),
         encoder: root.join(raw.encoder.get()?),
         bundle: root.join(raw.bundle.get()?),
+        bundle_place: problems.place(raw.bundle.pos),
         max_length: max_length(&raw.max_length, problems),
         epochs: count(&raw.epochs, 5, problems),
         batch: count(&raw.batch, 16, problems),

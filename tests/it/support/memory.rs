@@ -157,6 +157,7 @@ impl Shop {
         };
         self.task.model = Some(ModelSpec {
             bundle: PathBuf::new(),
+            bundle_place: tenure::error::Place::file("job.yaml"),
             text: None,
             sequence: Some(sequence),
             heads: vec![],

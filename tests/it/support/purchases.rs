@@ -218,6 +218,7 @@ pub fn task(bundle: &Path) -> EntityTask {
         labels: Vec::new(),
         model: Some(ModelSpec {
             bundle: bundle.to_path_buf(),
+            bundle_place: tenure::error::Place::file("job.yaml"),
             text: None,
             sequence: None,
             heads: vec![
