@@ -33,6 +33,7 @@ tables:
     columns: {customer_id: KEY, signed_up_at: timestamp}
   orders:
     path: orders/
+    may_be_empty: true
     partition_by: {dt: date}
     event_time: at
     columns: {id: int64, customer_id: KEY, at: timestamp, amount: float64, items: int32, channel: utf8, gift: bool}
@@ -111,6 +112,7 @@ impl Shop {
         FILES.iter().for_each(|(path, sql)| write(&format!("sql/{path}"), sql));
         let spec = tenure::spec::load(&folder.path().join("jobs/counted.yaml"), &|_| None).unwrap();
         let shop = Shop { folder, spec, next_id: 0, orders: BTreeMap::new(), texts };
+        std::fs::create_dir_all(shop.lake().join("orders")).unwrap();
         // One of them signs up late, with orders from before.
         let customers = (0..6).map(|n| {
             let since = if n == 4 { "2026-03-25" } else { "2026-01-01" };
