@@ -277,7 +277,7 @@ impl LakeTable {
             None => FileGroup::new(parts).split_files(threads),
         };
         let table = ScannedTable { name: self.spec.name.clone(), store: Arc::clone(&self.files.store) };
-        let source = ScanSource::new(source, Arc::new(table));
+        let source = ScanSource::around(source, Arc::new(table));
         let config = FileScanConfigBuilder::new(self.files.store_url.clone(), source)
             .with_file_groups(groups)
             .with_statistics(statistics)

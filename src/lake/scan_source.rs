@@ -45,12 +45,12 @@ pub(super) struct ScanSource {
 }
 
 impl ScanSource {
-    pub fn new(inner: Arc<dyn FileSource>, table: Arc<ScannedTable>) -> Arc<dyn FileSource> {
+    pub fn around(inner: Arc<dyn FileSource>, table: Arc<ScannedTable>) -> Arc<dyn FileSource> {
         Arc::new(ScanSource { inner, table })
     }
 
-    fn around(&self, inner: Arc<dyn FileSource>) -> Arc<dyn FileSource> {
-        Self::new(inner, Arc::clone(&self.table))
+    fn with_inner(&self, inner: Arc<dyn FileSource>) -> Arc<dyn FileSource> {
+        Self::around(inner, Arc::clone(&self.table))
     }
 }
 
@@ -79,7 +79,7 @@ impl FileSource for ScanSource {
     }
 
     fn with_batch_size(&self, batch_size: usize) -> Arc<dyn FileSource> {
-        self.around(self.inner.with_batch_size(batch_size))
+        self.with_inner(self.inner.with_batch_size(batch_size))
     }
 
     fn filter(&self) -> Option<Arc<dyn PhysicalExpr>> {
@@ -112,7 +112,7 @@ impl FileSource for ScanSource {
         config: &ConfigOptions,
     ) -> Result<FilterPushdownPropagation<Arc<dyn FileSource>>> {
         let pushed = self.inner.try_pushdown_filters(filters, config)?;
-        let updated_node = pushed.updated_node.map(|inner| self.around(inner));
+        let updated_node = pushed.updated_node.map(|inner| self.with_inner(inner));
         Ok(FilterPushdownPropagation { filters: pushed.filters, updated_node })
     }
 
@@ -121,7 +121,7 @@ impl FileSource for ScanSource {
         order: &[PhysicalSortExpr],
         properties: &EquivalenceProperties,
     ) -> Result<SortOrderPushdownResult<Arc<dyn FileSource>>> {
-        Ok(self.inner.try_pushdown_sort(order, properties)?.map(|inner| self.around(inner)))
+        Ok(self.inner.try_pushdown_sort(order, properties)?.map(|inner| self.with_inner(inner)))
     }
 
     fn reorder_files(&self, files: Vec<PartitionedFile>) -> Vec<PartitionedFile> {
@@ -129,7 +129,7 @@ impl FileSource for ScanSource {
     }
 
     fn try_pushdown_projection(&self, projection: &ProjectionExprs) -> Result<Option<Arc<dyn FileSource>>> {
-        Ok(self.inner.try_pushdown_projection(projection)?.map(|inner| self.around(inner)))
+        Ok(self.inner.try_pushdown_projection(projection)?.map(|inner| self.with_inner(inner)))
     }
 
     fn apply_expressions(

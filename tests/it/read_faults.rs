@@ -103,7 +103,8 @@ async fn text_that_is_not_utf_8_names_the_column() {
 
 #[tokio::test]
 async fn a_file_without_bytes_or_without_an_end_is_the_users_fault() {
-    let spoil: [(fn(&Path), &str); 3] = [
+    type Spoil = (fn(&Path), &'static str);
+    let spoil: [Spoil; 3] = [
         (|path| fs::write(path, "").unwrap(), "is empty"),
         (|path| fs::write(path, &fs::read(path).unwrap()[..500]).unwrap(), "is no whole Parquet file"),
         (|path| fs::write(path, "PAR1 and then nothing of Parquet").unwrap(), "is no whole Parquet file"),

@@ -23,7 +23,7 @@ fn random(seed: usize, number: usize) -> u64 {
 fn one_in(many: u64, seed: usize) -> impl Fn(usize, &str) -> Option<Spoilt> + Send + Sync {
     move |number, _| {
         let x = random(seed, number);
-        (x % many == 0).then(|| Spoilt::PASSING[(x / many) as usize % Spoilt::PASSING.len()])
+        x.is_multiple_of(many).then(|| Spoilt::PASSING[(x / many) as usize % Spoilt::PASSING.len()])
     }
 }
 
