@@ -171,6 +171,9 @@ pub struct InputRecord {
     /// The hash of its bytes, where it is a published table of an earlier night.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+    /// Its version, where it is a Delta table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
 }
 
 /// The model that scored.
@@ -317,7 +320,26 @@ impl RunRecord {
                     bytes: size,
                     rows: None,
                     sha256: None,
+                    version: None,
                 }),
+            }
+        }
+    }
+
+    /// Says which version of a Delta table was read.
+    pub fn read_version(&mut self, table: &str, version: u64) {
+        match self.inputs.iter_mut().find(|input| input.table == table) {
+            Some(input) => input.version = Some(version),
+            None => {
+                let table = table.to_owned();
+                self.inputs.push(InputRecord {
+                    table,
+                    objects: 0,
+                    bytes: 0,
+                    rows: None,
+                    sha256: None,
+                    version: Some(version),
+                });
             }
         }
     }
@@ -334,6 +356,7 @@ impl RunRecord {
                     bytes: size.bytes,
                     rows: size.rows,
                     sha256: None,
+                    version: None,
                 }),
             }
         }
@@ -342,7 +365,7 @@ impl RunRecord {
     /// Adds a published table of an earlier night that was read.
     pub fn read_published(&mut self, table: &CommittedTable) {
         let (path, bytes, sha256) = (table.path.clone(), table.bytes, Some(table.sha256.clone()));
-        self.inputs.push(InputRecord { table: path, objects: 1, bytes, rows: Some(table.rows), sha256 });
+        self.inputs.push(InputRecord { table: path, objects: 1, bytes, rows: Some(table.rows), sha256, version: None });
     }
 
     /// It is done: its tables are in place. The verdict is `alert` where a threshold was crossed.

@@ -152,6 +152,7 @@ pub(super) fn run(command: FeaturesCommand, global: &GlobalArgs, printer: &Print
             block_on(&engine, async {
                 let plan = Plan::new(&spec).await?;
                 let lake = Lake::open(&spec, &engine)?;
+                pipeline::warn_of_passed_over(&lake, printer).await?;
                 let session = lake.session(Visibility::at(as_of)).await?;
                 let row = plan.features.show(&session, &spec, as_of, &key).await?.ok_or_else(|| {
                     Error::user(format!("there is no customer `{key}` at {as_of}"))

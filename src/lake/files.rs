@@ -1,7 +1,7 @@
 //! The files of a table: found once, pruned by date, their schemas checked before anything is read.
 //!
-//! A table is a folder of files or one file. Names that start with `_` or `.` are not data. Folders called `column=value`
-//! give the partition columns. A partition column of type `date` says on which day its rows happened, on the clock of
+//! A table is a folder of files or one file. Which files of the folder hold its rows says [`super::recognize`]. Folders called
+//! `column=value` give the partition columns. A partition column of type `date` says on which day its rows happened, on the clock of
 //! whoever wrote them: partitions that start after the last moment in question on every clock are not opened. Declare it
 //! as `utf8` to have every partition read.
 
@@ -30,26 +30,28 @@ use tokio::sync::OnceCell;
 use url::Url;
 
 use super::adapter;
+use super::decompress::{self, Decompressing};
+use super::delta::{self, DeletedRows, DeltaFile};
 use super::listed::ListedStore;
 use super::naive_times;
+use super::partitions;
 use super::point_in_time::{days, last_date};
 use super::presence;
+use super::recognize::{self, PassedOver};
 use super::store;
 use super::tables::{self, Differences};
 use crate::error::Problem;
-use crate::spec::{ColumnSpec, ColumnType, Format, TableSpec};
+use crate::spec::{ColumnSpec, Format, TableSpec};
 use crate::{Error, Result};
 
 /// Footers that are read at a time.
 pub(super) const FOOTERS_IN_FLIGHT: usize = 32;
 /// A header line is looked for in this many bytes.
-const HEADER_BYTES: u64 = 256 << 10;
+const HEADER_BYTES: usize = 256 << 10;
 /// Parquet's footer mostly fits into the last bytes of a file, and then takes one request.
 pub(super) const FOOTER_BYTES: usize = 64 << 10;
 /// A file that cannot be read is looked at again after this time: whoever is writing it changes it meanwhile.
 const STILL_WRITTEN: Duration = Duration::from_secs(1);
-/// How Hive writes a NULL into a folder's name.
-const HIVE_NULL: &str = "__HIVE_DEFAULT_PARTITION__";
 
 /// A file that a run reads.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -69,6 +71,8 @@ pub struct InputObject {
 pub(super) struct DataFile {
     pub meta: ObjectMeta,
     pub values: Vec<ScalarValue>,
+    /// Rows that are no part of the table.
+    pub deleted: Option<Arc<DeletedRows>>,
 }
 
 /// What is known of a file once its footer or header line was read.
@@ -84,13 +88,27 @@ pub(super) struct Opened {
     pub named_schema: Option<SchemaRef>,
 }
 
+/// What a listing of a table's folder shows.
+#[derive(Debug, Default)]
+struct Listing {
+    /// Its files, sorted by path.
+    data: Vec<DataFile>,
+    passed_over: Option<PassedOver>,
+    /// The version of a Delta table.
+    version: Option<u64>,
+    /// How a Delta table is read, where its log holds columns that are declared as if files held them.
+    read_as: Option<Arc<TableSpec>>,
+}
+
 /// Where a table's files are, and what is known of them.
 pub(super) struct TableFiles {
     pub store: Arc<ListedStore>,
     pub store_url: ObjectStoreUrl,
+    /// The bucket in which queries read the table: that of `store_url`, but for CSV, which may be compressed.
+    pub scan_url: ObjectStoreUrl,
     root: Path,
     url: Url,
-    listed: OnceCell<Vec<DataFile>>,
+    listed: OnceCell<Listing>,
     opened: Mutex<HashMap<Path, Opened>>,
     /// Files that need no look at their footers.
     vouched: Mutex<HashSet<InputObject>>,
@@ -109,10 +127,16 @@ impl TableFiles {
         let url = &table.url;
         let root = Path::from_url_path(url.path())
             .map_err(|e| Error::user(format!("`{url}` is not a path")).at(table.place.clone()).because(e))?;
-        let store_url = ObjectStoreUrl::parse(&url[..url::Position::BeforePath])?;
+        let bucket = &url[..url::Position::BeforePath];
+        let store_url = ObjectStoreUrl::parse(bucket)?;
+        let scan_url = match table.format {
+            Format::Parquet => store_url.clone(),
+            Format::Csv => ObjectStoreUrl::parse(decompress::scheme(bucket))?,
+        };
         Ok(TableFiles {
             store: Arc::clone(store),
             store_url,
+            scan_url,
             root,
             url: url.clone(),
             listed: OnceCell::new(),
@@ -121,17 +145,48 @@ impl TableFiles {
         })
     }
 
+    /// Registers the stores in which queries find the table.
+    pub(super) fn register(&self, runtime: &RuntimeEnv) {
+        runtime.register_object_store(self.store_url.as_ref(), Arc::clone(&self.store) as _);
+        if self.scan_url != self.store_url {
+            runtime
+                .register_object_store(self.scan_url.as_ref(), Arc::new(Decompressing(Arc::clone(&self.store) as _)));
+        }
+    }
+
     /// Every file, sorted by path; listed once, so that all sessions of a run see the same. A table that is not there is an error,
     /// and so is one without files unless it may be empty.
     pub(super) async fn all(&self, table: &TableSpec) -> Result<&[DataFile]> {
+        self.listing(table).await.map(|listing| listing.data.as_slice())
+    }
+
+    /// The files of the folder that are not among [`TableFiles::all`] and are no markers.
+    pub(super) async fn passed_over(&self, table: &TableSpec) -> Result<Option<&PassedOver>> {
+        self.listing(table).await.map(|listing| listing.passed_over.as_ref())
+    }
+
+    /// The version of a Delta table.
+    pub(super) async fn version(&self, table: &TableSpec) -> Result<Option<u64>> {
+        self.listing(table).await.map(|listing| listing.version)
+    }
+
+    /// The declaration as its files keep it: columns that a Delta log holds are partition columns.
+    pub(super) async fn read_as(&self, table: &Arc<TableSpec>) -> Result<Arc<TableSpec>> {
+        let listing = self.listing(table).await?;
+        Ok(Arc::clone(listing.read_as.as_ref().unwrap_or(table)))
+    }
+
+    async fn listing(&self, table: &TableSpec) -> Result<&Listing> {
         let list = async || {
             presence::require_place(table)?;
-            let files = self.list(table).await.map_err(|error| presence::classed(table, error))?;
-            presence::require_files(table, files.is_empty())?;
-            self.store.remember(files.iter().map(|file| &file.meta));
-            Ok(files)
+            let listing = self.list(table).await.map_err(|error| presence::classed(table, error))?;
+            // A version of a Delta table may be empty: its log says so.
+            let is_empty = listing.data.is_empty() && listing.version.is_none();
+            presence::require_files(table, is_empty, listing.passed_over.as_ref())?;
+            self.store.remember(listing.data.iter().map(|file| &file.meta));
+            Ok(listing)
         };
-        self.listed.get_or_try_init(list).await.map(Vec::as_slice)
+        self.listed.get_or_try_init(list).await
     }
 
     /// The files that can hold rows from before `until`.
@@ -139,7 +194,7 @@ impl TableFiles {
         let last = days(last_date(until));
         let kept = |file: &&DataFile| {
             let late = |value: &ScalarValue| matches!(value, ScalarValue::Date32(Some(date)) if *date > last);
-            table.event_time.is_none() || !file.values.iter().any(late)
+            table.event_time.is_none() || !file.values.iter().take(table.partition_by.len()).any(late)
         };
         Ok(self.all(table).await?.iter().filter(kept).cloned().collect())
     }
@@ -155,7 +210,11 @@ impl TableFiles {
             table: table.name.clone(),
             path: self.below_root(&file.meta.location),
             size: file.meta.size,
-            etag: file.meta.e_tag.clone(),
+            etag: match &file.deleted {
+                // The same file without other rows is another input.
+                Some(deleted) => file.meta.e_tag.as_ref().map(|etag| format!("{etag} without {}", deleted.id)),
+                None => file.meta.e_tag.clone(),
+            },
         }
     }
 
@@ -180,12 +239,14 @@ impl TableFiles {
         format!("{}{location}", self.store_url.as_str())
     }
 
-    async fn list(&self, table: &TableSpec) -> Result<Vec<DataFile>> {
-        let failed = |e| store::failed(self.url.as_str(), "listed", e);
-        let extension = extension(table.format);
+    async fn list(&self, table: &TableSpec) -> Result<Listing> {
+        let failed = |e| self.failed("listed", e);
         if !self.url.path().ends_with('/') {
             match self.store.head(&self.root).await {
-                Ok(meta) => return Ok(vec![DataFile { meta, values: Vec::new() }]),
+                Ok(meta) => {
+                    let file = DataFile { meta, values: Vec::new(), deleted: None };
+                    return Ok(Listing { data: vec![file], ..Listing::default() });
+                }
                 Err(object_store::Error::NotFound { .. }) => {}
                 Err(error) if self.is_folder() => tracing::debug!("`{}` is not a file: {error}", self.url),
                 Err(error) => return Err(failed(error)),
@@ -196,47 +257,41 @@ impl TableFiles {
             Err(object_store::Error::NotFound { .. }) if self.url.scheme() == "file" => Vec::new(),
             listed => listed.map_err(failed)?,
         };
-        let data = metas.into_iter().filter(|meta| self.is_data(&meta.location, extension));
-        let mut files: Vec<DataFile> = data
-            .map(|meta| Ok(DataFile { values: self.partition_values(table, &meta.location)?, meta }))
+        let below = |location: &Path| self.below_root(location);
+        if let Some(log) = delta::Log::find(table, Arc::clone(&self.store) as _, &metas, below) {
+            let delta = log.read(metas).await?;
+            let file = |DeltaFile { meta, values, deleted }| DataFile { meta, values, deleted };
+            let data = delta.files.into_iter().map(file).collect();
+            return Ok(Listing {
+                data,
+                passed_over: None,
+                version: Some(delta.version),
+                read_as: Some(Arc::new(delta.read_as)),
+            });
+        }
+        recognize::refuse_table_formats(table, metas.iter().map(|meta| below(&meta.location)))?;
+        let (data, other) = recognize::sort_out(self.store.as_ref(), table.format, metas, below)
+            .await
+            .map_err(|e| self.failed("read", e))?;
+        let mut data: Vec<DataFile> = data
+            .into_iter()
+            .map(|meta| Ok(DataFile { values: self.partition_values(table, &meta.location)?, meta, deleted: None }))
             .collect::<Result<_>>()?;
-        files.sort_by(|a, b| a.meta.location.cmp(&b.meta.location));
-        Ok(files)
+        data.sort_by(|a, b| a.meta.location.cmp(&b.meta.location));
+        let passed_over = PassedOver::new(&table.name, table.format, other);
+        Ok(Listing { data, passed_over, ..Listing::default() })
+    }
+
+    fn failed(&self, done: &str, error: object_store::Error) -> Error {
+        store::failed(self.url.as_str(), done, error)
     }
 
     fn is_folder(&self) -> bool {
         self.url.to_file_path().is_ok_and(|path| path.is_dir())
     }
 
-    fn is_data(&self, location: &Path, extension: &str) -> bool {
-        let below = self.below_root(location);
-        let visible = below.split('/').all(|part| !part.starts_with(['_', '.']) || part.contains('='));
-        visible && below.to_lowercase().ends_with(extension)
-    }
-
     fn partition_values(&self, table: &TableSpec, location: &Path) -> Result<Vec<ScalarValue>> {
-        let below = self.below_root(location);
-        let value = |(name, column_type): &(String, ColumnType)| {
-            let folder = below.split('/').find_map(|part| part.strip_prefix(name.as_str())?.strip_prefix('='));
-            let text = folder.map(percent_decoded).ok_or_else(|| {
-                let url = self.url_of(location);
-                Error::user(format!("in table `{}`, `{url}` is not in a folder `{name}=…`", table.name))
-                    .at(table.place.clone())
-                    .hint(format!("move it to where its `{name}` says, or take `{name}` out of `partition_by`"))
-            })?;
-            let arrow = column_type.arrow(table.timezone);
-            if text == HIVE_NULL {
-                return Ok(ScalarValue::try_from(&arrow)?);
-            }
-            ScalarValue::try_from_string(text.clone(), &arrow).map_err(|e| {
-                let url = self.url_of(location);
-                let kind = column_type.name();
-                Error::user(format!("in table `{}`, `{text}` in `{url}` is no {kind} for `{name}`", table.name))
-                    .at(table.place.clone())
-                    .because(e)
-            })
-        };
-        table.partition_by.iter().map(value).collect()
+        partitions::values(table, &self.below_root(location), &self.url_of(location))
     }
 
     /// What was read of a file by [`TableFiles::check`].
@@ -253,8 +308,11 @@ impl TableFiles {
         runtime: &RuntimeEnv,
     ) -> Result<Vec<Problem>> {
         let vouched = self.vouched.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let new =
-            files.iter().filter(|file| self.opened(file).is_none() && !vouched.contains(&self.input(table, file)));
+        let new = files.iter().filter(|file| {
+            // Which rows of a file stay can be said once it is known how many it has.
+            let is_vouched = file.deleted.is_none() && vouched.contains(&self.input(table, file));
+            self.opened(file).is_none() && !is_vouched
+        });
         let mut read: Vec<(&DataFile, (Schema, Option<usize>))> = futures::stream::iter(new)
             .map(async |file| {
                 let schema = match table.format {
@@ -269,9 +327,10 @@ impl TableFiles {
             .try_collect()
             .await?;
         read.sort_by(|(a, _), (b, _)| a.meta.location.cmp(&b.meta.location));
-        let mut differences = Differences::default();
+        let (mut problems, mut differences) = (Vec::new(), Differences::default());
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         for (file, (schema, rows)) in read {
+            problems.extend(recognize::repeated_column(table, &self.url_of(&file.meta.location), &schema));
             differences.look(table, &self.url_of(&file.meta.location), &schema);
             let header = Arc::new(schema.fields().iter().map(|f| f.name().clone()).collect());
             let naive = Arc::new(naive_times::columns_of(table, &schema).map(str::to_owned).collect());
@@ -279,7 +338,7 @@ impl TableFiles {
             let named_schema = checked.then(|| adapter::named_schema(&schema, &self.url_of(&file.meta.location)));
             opened.insert(file.meta.location.clone(), Opened { rows, header, naive, named_schema });
         }
-        let problems = differences.problems(table);
+        problems.extend(differences.problems(table));
         if !problems.is_empty() {
             opened.clear(); // What is wrong is said again to whoever asks again.
         }
@@ -300,7 +359,7 @@ impl TableFiles {
             magic == b"PAR1" && u64::from(u32::from_le_bytes([*a, *b, *c, *d])) + TAIL as u64 <= size
         });
         if !is_whole {
-            let error = Error::user(format!("`{}` is no whole Parquet file", self.url_of(path)));
+            let error = self.not_parquet(file, &end).await?;
             return Err(self.not_whole(file, error).await);
         }
         match decoded(size, range, end) {
@@ -319,10 +378,25 @@ impl TableFiles {
     async fn not_whole(&self, file: &DataFile, error: Error) -> Error {
         tokio::time::sleep(STILL_WRITTEN).await;
         match self.store.is_unchanged(&file.meta).await {
+            true if error.problems().any(|problem| problem.hint.is_some()) => error,
             true => error.hint("was its upload cut off? write it again from where its rows come from"),
             false => Error::infra(format!("`{}` is being written", self.url_of(&file.meta.location)))
                 .hint("run it again: the next run lists the table anew"),
         }
+    }
+
+    /// What a file that ends so is, which should be Parquet.
+    async fn not_parquet(&self, file: &DataFile, end: &[u8]) -> Result<Error> {
+        let url = self.url_of(&file.meta.location);
+        let start = recognize::first_bytes(self.store.as_ref(), &file.meta).await?;
+        let hint = "write it as Parquet, or under a name that says what it is";
+        Ok(match recognize::looks_like(&start) {
+            _ if start.starts_with(b"PARE") || end.ends_with(b"PARE") => Error::user(format!("`{url}` is encrypted"))
+                .hint("encrypted Parquet files cannot be read: write them without encryption"),
+            _ if recognize::is_parquet(&start) => Error::user(format!("`{url}` is no whole Parquet file")),
+            Some(what) => Error::user(format!("`{url}` is no Parquet file: it looks like {what}")).hint(hint),
+            None => Error::user(format!("`{url}` is no Parquet file")).hint(hint),
+        })
     }
 
     /// The least and the greatest event time of a file, by its footer; `None` where no row has one, an error where the footer
@@ -385,12 +459,32 @@ impl TableFiles {
             let error = Error::user(format!("`{}` is empty", self.url_of(&file.meta.location)));
             return Err(self.not_whole(file, error).await);
         }
-        let start = self.store.get_range(&file.meta.location, 0..file.meta.size.min(HEADER_BYTES)).await?;
+        let start = self.unpacked_start(file).await?;
+        if recognize::is_parquet(&start) {
+            return Err(Error::user(format!(
+                "`{}` is a Parquet file, and the table is CSV",
+                self.url_of(&file.meta.location)
+            ))
+            .hint("declare the table as `format: parquet`, or write the file as CSV"));
+        }
         let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&start);
         let format = arrow::csv::reader::Format::default().with_header(true);
         let (schema, _) = format.infer_schema(std::io::Cursor::new(start), Some(0))?;
         let names: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
         Ok((csv_schema(&names, table), None))
+    }
+
+    /// The start of a CSV file, unpacked, with its header line.
+    async fn unpacked_start(&self, file: &DataFile) -> Result<Vec<u8>> {
+        let store = Decompressing(Arc::clone(&self.store) as _);
+        let mut chunks = store.get(&file.meta.location).await?.into_stream();
+        let mut start = Vec::new();
+        while start.len() < HEADER_BYTES
+            && let Some(chunk) = chunks.try_next().await?
+        {
+            start.extend_from_slice(&chunk);
+        }
+        Ok(start)
     }
 }
 
@@ -418,36 +512,5 @@ pub(super) fn extension(format: Format) -> &'static str {
     match format {
         Format::Parquet => ".parquet",
         Format::Csv => ".csv",
-    }
-}
-
-fn percent_decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        let code = (first == b'%').then(|| after.get(..2)).flatten().and_then(|hex| std::str::from_utf8(hex).ok());
-        match code.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[2..];
-            }
-            None => {
-                bytes.push(first);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn folder_names_are_percent_decoded() {
-        assert_eq!(percent_decoded("a%3Ab%20c"), "a:b c");
-        assert_eq!(percent_decoded("100%"), "100%");
-        assert_eq!(percent_decoded("%zz"), "%zz");
     }
 }

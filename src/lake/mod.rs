@@ -11,6 +11,8 @@ mod checks;
 mod checksums;
 mod conversion;
 mod damage;
+mod decompress;
+mod delta;
 mod files;
 mod finds;
 mod http;
@@ -23,11 +25,13 @@ mod objects;
 mod online;
 mod pages;
 mod parquet_reader;
+mod partitions;
 mod point_in_time;
 mod presence;
 mod provider;
 pub mod publish;
 mod read;
+mod recognize;
 mod report;
 mod resume;
 mod scan_source;
@@ -58,6 +62,7 @@ pub use objects::{ObjectDays, TableObjects, unsteady};
 pub use online::OnlineReport;
 pub use point_in_time::Visibility;
 pub use read::{EventSpan, PublishedColumns, read_published, read_published_columns, read_texts};
+pub use recognize::PassedOver;
 pub use report::{CheckCount, CheckReport, KEPT_REJECTS, StaleTable, rejects_schema};
 pub use session::{DEFAULT_MEMORY, EngineOptions, context, empty_session, empty_tables, parse_bytes};
 pub use sizes::TableSize;
@@ -129,7 +134,7 @@ impl Lake {
                 },
             };
             let files = TableFiles::new(spec, &store)?;
-            runtime.register_object_store(files.store_url.as_ref(), Arc::clone(&store) as _);
+            files.register(&runtime);
             stores.insert(bucket, store);
             let spec = TableSpec { timezone, ..spec.clone() };
             tables.push(Table { spec: Arc::new(spec), checks: Arc::new(checks), files: Arc::new(files) });
@@ -143,6 +148,23 @@ impl Lake {
     pub async fn list(&self) -> Result<()> {
         let all = self.tables.iter().map(|table| table.files.all(&table.spec));
         futures::future::try_join_all(all).await.map(drop)
+    }
+
+    /// The files in the tables' folders that are no part of them, by table.
+    pub async fn passed_over(&self) -> Result<Vec<PassedOver>> {
+        let all = self.tables.iter().map(|table| table.files.passed_over(&table.spec));
+        let found = futures::future::try_join_all(all).await?;
+        Ok(found.into_iter().flatten().cloned().collect())
+    }
+
+    /// The versions of the Delta tables, by table.
+    pub async fn versions(&self) -> Result<Vec<(&str, u64)>> {
+        let mut found = Vec::new();
+        for table in &self.tables {
+            let version = table.files.version(&table.spec).await?;
+            found.extend(version.map(|version| (table.spec.name.as_str(), version)));
+        }
+        Ok(found)
     }
 
     /// A session in which the tables are as they were at `at`. Every file's schema is compared with the declaration here,
@@ -185,11 +207,12 @@ impl Lake {
 
     async fn table_at(&self, table: &Table, at: Visibility) -> Result<Result<LakeTable, Vec<Problem>>> {
         let parts = table.files.before(&table.spec, at.until).await?;
-        let problems = table.files.check(&table.spec, &parts, &self.runtime).await?;
+        let problems = self.differences(table, &parts).await?;
         if !problems.is_empty() {
             return Ok(Err(problems));
         }
         Ok(Ok(LakeTable {
+            read_as: table.files.read_as(&table.spec).await?,
             spec: Arc::clone(&table.spec),
             checks: Arc::clone(&table.checks),
             files: Arc::clone(&table.files),
@@ -200,6 +223,12 @@ impl Lake {
             state: Some(Arc::default()),
             schema: tables::schema(&table.spec),
         }))
+    }
+
+    /// How some files of a table differ from its declaration.
+    async fn differences(&self, table: &Table, files: &[files::DataFile]) -> Result<Vec<Problem>> {
+        let read_as = table.files.read_as(&table.spec).await?;
+        table.files.check(&read_as, files, &self.runtime).await
     }
 
     async fn set_repeats_aside(&self, context: &SessionContext, table: &mut LakeTable) -> Result<()> {

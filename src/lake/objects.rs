@@ -79,7 +79,7 @@ impl TableObjects {
         paths: &HashSet<String>,
         runtime: &RuntimeEnv,
     ) -> Result<HashMap<String, ObjectDays>> {
-        let partition = self.0.spec.partition_by.iter().position(|(name, _)| name == column);
+        let partition = self.0.read_as.partition_by.iter().position(|(name, _)| name == column);
         let declared = self.0.spec.columns.iter().find(|declared| declared.name == column);
         let days = self.named(paths).map(|(path, file)| async move {
             let days = match (partition, declared) {

@@ -12,6 +12,7 @@ use super::files::DataFile;
 use super::naive_times;
 use super::presence;
 use super::provider::LakeTable;
+use super::recognize::PassedOver;
 use super::report::{is_stale, stale_problem};
 use super::tables::file_columns;
 use super::{Lake, Table, Visibility, session};
@@ -32,6 +33,8 @@ pub struct OnlineReport {
     pub stale: Vec<Problem>,
     /// What is not wrong but good to know: on which clock times without a zone are read.
     pub notes: Vec<String>,
+    /// Files in the tables' folders that are no part of them.
+    pub passed_over: Vec<PassedOver>,
 }
 
 impl Lake {
@@ -46,7 +49,10 @@ impl Lake {
                 continue;
             }
             match self.look_at(&context, table, as_of, &mut report.stale, &mut report.notes).await {
-                Ok(found) => report.problems.extend(found),
+                Ok(found) => {
+                    report.problems.extend(found);
+                    report.passed_over.extend(table.files.passed_over(&table.spec).await?.cloned());
+                }
                 Err(error) if error.class() == Class::User => report.problems.extend(error.into_problems()),
                 Err(error) => return Err(error),
             }
@@ -64,7 +70,7 @@ impl Lake {
     ) -> Result<Vec<Problem>> {
         let spec = &table.spec;
         let files = table.files.all(spec).await?;
-        let problems = table.files.check(spec, files, &self.runtime).await?;
+        let problems = self.differences(table, files).await?;
         if !problems.is_empty() {
             return Ok(problems);
         }

@@ -1,6 +1,7 @@
 //! Whether a table is there at all. A folder that is gone is no table without rows: a load may be under way, or a mount missing.
 
 use super::files::extension;
+use super::recognize::PassedOver;
 use crate::error::{Class, Problem};
 use crate::spec::TableSpec;
 use crate::{Error, Result};
@@ -19,7 +20,7 @@ pub(super) fn require_place(table: &TableSpec) -> Result<()> {
 }
 
 /// Refuses a table without files unless it may be empty. A name of a single object that is not there is a table that is gone.
-pub(super) fn require_files(table: &TableSpec, is_empty: bool) -> Result<()> {
+pub(super) fn require_files(table: &TableSpec, is_empty: bool, passed_over: Option<&PassedOver>) -> Result<()> {
     if !is_empty || table.may_be_empty {
         return Ok(());
     }
@@ -29,6 +30,7 @@ pub(super) fn require_files(table: &TableSpec, is_empty: bool) -> Result<()> {
     let message = format!("table `{}` has no {} file in `{}`", table.name, extension(table.format), table.url);
     let problem = Problem::new(message).at(table.place.clone());
     let hint = "is the path right, and has its load run? a table that may be without files says `may_be_empty: true`";
+    let hint = passed_over.map_or_else(|| hint.to_owned(), ToString::to_string);
     Err(Error::new(Class::User, problem.hint(hint)))
 }
 

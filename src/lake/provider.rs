@@ -39,12 +39,15 @@ use super::scan_source::{ScanSource, ScannedTable};
 use super::spans::{self, InSpans};
 use super::tables;
 use super::unique::Repeats;
+use crate::Error;
 use crate::spec::{CheckRule, Format, TableSpec};
 
 /// A declared table at one visibility.
 #[derive(Debug, Clone)]
 pub(super) struct LakeTable {
     pub spec: Arc<TableSpec>,
+    /// The declaration as the files keep it.
+    pub read_as: Arc<TableSpec>,
     pub checks: Arc<Checks>,
     pub files: Arc<TableFiles>,
     /// The files that can hold visible rows; their footers were read.
@@ -166,7 +169,7 @@ impl LakeTable {
         if self.parts.is_empty() {
             return Ok(Arc::new(EmptyExec::new(Arc::new(self.schema.project(columns)?))));
         }
-        let declared = tables::file_schema(&self.spec);
+        let declared = tables::file_schema(&self.read_as);
         match self.spec.format {
             Format::Parquet => {
                 let schema = self.table_schema(&declared);
@@ -180,7 +183,8 @@ impl LakeTable {
                 if !self.is_local() {
                     source = source.with_metadata_size_hint(FOOTER_BYTES);
                 }
-                self.read_files(session, Arc::new(source), self.parts.iter(), columns.to_vec())
+                let columns = self.places(columns, source.table_schema())?;
+                self.read_files(session, Arc::new(source), self.parts.iter(), columns)
             }
             Format::Csv => self.read_csv(session, columns),
         }
@@ -199,7 +203,7 @@ impl LakeTable {
         let sources: Vec<String> = columns.iter().map(|column| self.source_of(*column)).collect();
         let read = |(header, files): (Arc<Vec<String>>, Vec<&DataFile>)| {
             let local = naive_times::matter(&self.spec);
-            let in_files = csv_schema(&header, &self.spec);
+            let in_files = csv_schema(&header, &self.read_as);
             let in_files = if local { naive_times::as_texts(&in_files) } else { in_files };
             let schema = self.table_schema(&Arc::new(in_files));
             // What is read for want of any other column is left out again.
@@ -235,10 +239,16 @@ impl LakeTable {
         UnionExec::try_new(layouts.into_iter().map(read).collect::<FusionResult<_>>()?)
     }
 
+    /// Where some columns are in what files and partitions hold.
+    fn places(&self, columns: &[usize], schema: &TableSchema) -> FusionResult<Vec<usize>> {
+        let place = |column: &usize| schema.table_schema().index_of(self.schema.field(*column).name());
+        Ok(columns.iter().map(place).collect::<Result<Vec<_>, _>>()?)
+    }
+
     /// What the files, or their folders, call a column of the schema.
     fn source_of(&self, column: usize) -> String {
         let name = self.schema.field(column).name();
-        let declared = tables::file_columns(&self.spec).find(|declared| declared.name == *name);
+        let declared = tables::file_columns(&self.read_as).find(|declared| declared.name == *name);
         declared.map_or_else(|| name.clone(), |declared| declared.source())
     }
 
@@ -247,7 +257,7 @@ impl LakeTable {
     }
 
     fn table_schema(&self, file_schema: &SchemaRef) -> TableSchema {
-        let partitions: Vec<_> = tables::partition_fields(&self.spec).map(Arc::new).collect();
+        let partitions: Vec<_> = tables::partition_fields(&self.read_as).map(Arc::new).collect();
         TableSchema::builder(Arc::clone(file_schema)).with_table_partition_cols(partitions).build()
     }
 
@@ -260,29 +270,37 @@ impl LakeTable {
     ) -> FusionResult<Arc<dyn ExecutionPlan>> {
         let part = |file: &DataFile| {
             let part = PartitionedFile::new_from_meta(file.meta.clone()).with_partition_values(file.values.clone());
-            match self.files.opened(file) {
+            let (part, rows) = match self.files.opened(file) {
                 Some(Opened { rows, named_schema: Some(schema), .. }) => (part.with_arrow_schema(schema), rows),
                 Some(Opened { rows, .. }) => (part, rows),
                 None => (part, None),
+            };
+            match (&file.deleted, rows) {
+                (None, _) => Ok((part, rows)),
+                (Some(deleted), Some(of_file)) => Ok((part.with_extension(deleted.remaining(of_file)), rows)),
+                (Some(_), None) => Err(Error::bug("a file with deleted rows was not opened").into()),
             }
         };
-        let (parts, rows): (Vec<_>, Vec<Option<usize>>) = files.map(part).unzip();
+        let parts = files.map(part).collect::<FusionResult<Vec<_>>>()?;
+        let has_deleted = self.parts.iter().any(|file| file.deleted.is_some());
+        let (parts, rows): (Vec<_>, Vec<Option<usize>>) = parts.into_iter().unzip();
         let rows: Option<Vec<usize>> = rows.into_iter().collect();
         let mut statistics = Statistics::new_unknown(source.table_schema().table_schema());
         statistics.num_rows = rows.as_ref().map_or(Precision::Absent, |rows| Precision::Inexact(rows.iter().sum()));
         let threads = session.config().target_partitions();
-        let in_spans = self.is_local() && session.config().get_extension::<InSpans>().is_some();
+        // Spans are selections of rows themselves.
+        let in_spans = self.is_local() && !has_deleted && session.config().get_extension::<InSpans>().is_some();
         let groups = match rows.filter(|rows| in_spans && rows.len() < threads) {
             Some(rows) => spans::groups(&parts, &rows, threads),
             None => FileGroup::new(parts).split_files(threads),
         };
         let table = ScannedTable { name: self.spec.name.clone(), store: Arc::clone(&self.files.store) };
         let source = ScanSource::around(source, Arc::new(table));
-        let config = FileScanConfigBuilder::new(self.files.store_url.clone(), source)
+        let config = FileScanConfigBuilder::new(self.files.scan_url.clone(), source)
             .with_file_groups(groups)
             .with_statistics(statistics)
             .with_projection_indices(Some(columns))?
-            .with_expr_adapter(Some(Arc::new(DeclaredColumns(Arc::clone(&self.spec)))))
+            .with_expr_adapter(Some(Arc::new(DeclaredColumns(Arc::clone(&self.read_as)))))
             .build();
         Ok(DataSourceExec::from_data_source(config))
     }

@@ -296,6 +296,7 @@ mod tests {
             place: place.clone(),
             url: "file:///lake/orders/".parse().unwrap(),
             format: Format::Parquet,
+            version: None,
             partition_by: vec![("dt".to_owned(), ColumnType::Date)],
             event_time: None,
             known_at: None,

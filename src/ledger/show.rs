@@ -131,8 +131,12 @@ impl RunRecord {
 
         let mut inputs = plain(["read", "objects", "bytes", "rows"]);
         for input in &self.inputs {
+            let name = match input.version {
+                Some(version) => format!("{} (version {version})", input.table),
+                None => input.table.clone(),
+            };
             let rows = input.rows.map(count).unwrap_or_default();
-            inputs.add_row([input.table.clone(), count(input.objects), count(input.bytes), rows]);
+            inputs.add_row([name, count(input.objects), count(input.bytes), rows]);
         }
         section(text, inputs);
 

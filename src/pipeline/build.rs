@@ -50,6 +50,7 @@ pub async fn build(
         // What the folders hold is read while the job is planned: later sessions find it known. States vouch for files that they
         // know, so that these are not looked into.
         let (states, ()) = try_join!(open, lake.list())?;
+        super::warn_of_passed_over(&lake, printer).await?;
         for (as_of, _) in files {
             lake.session(Visibility::at(*as_of)).await?;
         }

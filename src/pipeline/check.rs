@@ -95,6 +95,7 @@ pub async fn check_online(spec: &JobSpec, as_of: AsOf, engine: &EngineOptions) -
     }
     let lake = Lake::open(spec, engine)?;
     let found = lake.look(as_of).await?;
+    report.notes.extend(found.passed_over.iter().map(ToString::to_string));
     report.alerts = found.stale.iter().map(ToString::to_string).collect();
     report.notes.extend(found.notes);
     problems.extend(found.problems);

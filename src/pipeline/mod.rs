@@ -39,3 +39,13 @@ pub use plan::Plan;
 pub use snapshots::train;
 #[cfg(feature = "torch")]
 pub use tune::{TuneLimits, tune};
+
+use crate::Result;
+use crate::lake::Lake;
+use crate::printer::Printer;
+
+/// Names the files in the tables' folders that are no part of them.
+pub async fn warn_of_passed_over(lake: &Lake, printer: &Printer) -> Result<()> {
+    lake.passed_over().await?.iter().for_each(|passed_over| printer.warn(passed_over.to_string()));
+    Ok(())
+}

@@ -121,6 +121,11 @@ pub async fn run(spec: &JobSpec, as_of: AsOf, options: &NightOptions, printer: &
     record.job_hash = spec.hash().to_owned();
     record.sql = sql;
     record.read(inputs.iter().map(|input| (input.table.as_str(), input.size)));
+    lake.versions().await?.into_iter().for_each(|(table, version)| record.read_version(table, version));
+    for passed_over in lake.passed_over().await? {
+        printer.warn(passed_over.to_string());
+        record.notes.push(passed_over.to_string());
+    }
     past.tables().for_each(|table| record.read_published(table));
     if let Some(bundle) = &bundle {
         let version = bundle.manifest().model_version.clone();

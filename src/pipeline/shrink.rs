@@ -130,6 +130,7 @@ mod tests {
             place: crate::error::Place::at("jobs/shop.yaml", 7, 3),
             url: "file:///lake/orders/".parse().unwrap(),
             format: crate::spec::Format::Parquet,
+            version: None,
             partition_by: Vec::new(),
             event_time: None,
             known_at: None,

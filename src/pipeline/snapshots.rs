@@ -38,6 +38,7 @@ pub async fn train(
     let device = device.resolve()?;
     // No label window may reach beyond the day of the training, and nothing that became known later counts.
     let source = LakeSnapshots::new(spec, &plan, engine, as_of).await?;
+    source.warn_of_passed_over(printer).await?;
     let job = TrainJob { name: spec.name(), task, device };
     train_watched(&source, job, as_of, printer, watch).await
 }
@@ -87,6 +88,11 @@ impl<'a> LakeSnapshots<'a> {
 
     fn ready(&self) -> MutexGuard<'_, HashMap<AsOf, PathBuf>> {
         self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Names the files in the tables' folders that are no part of them.
+    pub async fn warn_of_passed_over(&self, printer: &Printer) -> Result<()> {
+        super::warn_of_passed_over(&self.lake, printer).await
     }
 
     /// The day on which each customer known at `as_of` came, by the key as text.

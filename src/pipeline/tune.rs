@@ -47,6 +47,7 @@ pub async fn tune(
     let plan = Plan::new(spec).await?;
     let device = device.resolve()?;
     let source = LakeSnapshots::new(spec, &plan, engine, as_of).await?;
+    source.warn_of_passed_over(printer).await?;
     let job = TrainJob { name: spec.name(), task, device };
     let options = TuneOptions {
         folder: &folder,

@@ -176,6 +176,8 @@ pub struct TableSpec {
     pub url: Url,
     /// The format of its files.
     pub format: Format,
+    /// Which version of a Delta table; `None` is the newest one.
+    pub version: Option<super::TableVersion>,
     /// Hive partition columns, outermost first.
     pub partition_by: Vec<(String, ColumnType)>,
     /// When a row happened; a table without it is visible whole at any date.

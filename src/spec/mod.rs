@@ -28,6 +28,7 @@ mod text;
 mod tune;
 mod validate;
 mod values;
+mod version;
 
 use std::path::Path;
 use std::time::Duration;
@@ -45,6 +46,7 @@ pub use scores::{BTYD_PREFIX, NO_SCORE_REASON, columns_of, score_columns};
 pub use sequence::{Keep, SequenceEncoder, SequenceSpec};
 pub use text::{TextClassifierTask, TextSpec};
 pub use tune::{LoraSpec, LoraTarget, TuneSpec};
+pub use version::TableVersion;
 
 use node::{Kind, Node, Pos};
 use problems::Problems;

@@ -21,6 +21,7 @@ use super::network::{Schedule, SeasonSpec};
 use super::read::{At, Keyed, OneOrMany, read_keys};
 use super::recipe;
 use super::values::{Days, EmbeddingName, Literal, LossName, Name, Span, Zone};
+use super::version::Instant;
 
 /// A Tenure job: one file describes one business.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -91,6 +92,12 @@ pub(super) struct RawTable {
     pub path: At<String>,
     /// The format of its files. Default: `parquet`, or `csv` for a path that ends with `.csv`.
     pub format: Option<At<Format>>,
+    /// Of a Delta table, the version to read instead of the newest one: `12`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<At<u64>>,
+    /// Of a Delta table, the time whose version to read instead of the newest one: `2026-06-30T00:00:00Z`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timestamp: Option<At<Instant>>,
     /// Hive partition columns with their types, outermost first: `{dt: date}`.
     pub partition_by: Option<At<Keyed<ColumnType>>>,
     /// When a row happened; a table without it is visible whole at any date.
@@ -112,7 +119,7 @@ pub(super) struct RawTable {
     pub max_shrink: Option<At<f64>>,
 }
 
-read_keys!(RawTable, "a table": path, format, partition_by, event_time, known_at, naive_times, columns,
+read_keys!(RawTable, "a table": path, format, version, timestamp, partition_by, event_time, known_at, naive_times, columns,
     checks, may_be_empty, max_shrink);
 
 /// What must hold for the rows of a table.

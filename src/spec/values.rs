@@ -16,6 +16,7 @@ use super::problems::Problems;
 use super::read::{FromNode, scalar, word};
 use super::sequence::{Keep, SequenceEncoder};
 use super::tune::LoraTarget;
+use super::version::Instant;
 
 /// The longest duration: a century.
 const MAX_SECONDS: u64 = 36_525 * 86_400;
@@ -407,6 +408,7 @@ inline_schema! {
     LoraTarget => words(&LoraTarget::NAMES),
     SequenceEncoder => words(&ENCODERS),
     Keep => words(&KEEP),
+    Instant => json_schema!({"type": "string", "examples": ["2026-06-30T00:00:00Z"]}),
     Zone => json_schema!({"type": "string", "examples": ["UTC", "Europe/Berlin", "America/New_York"]}),
 }
 

@@ -10,6 +10,7 @@ use crate::spec::problems::Problems;
 use crate::spec::raw::{RawBounds, RawChecks, RawColumn, RawColumnOptions, RawTable};
 use crate::spec::read::{At, Keyed, OneOrMany};
 use crate::spec::values::{Literal, is_column_name, is_name};
+use crate::spec::version::TableVersion;
 
 use super::close_or_all;
 use super::publish::max_shrink;
@@ -92,6 +93,7 @@ fn unreadable(key: &Key, lake: &Url, problems: &Problems) -> Table {
         place: problems.place(key.pos),
         url: lake.clone(),
         format: Format::Parquet,
+        version: None,
         partition_by: Vec::new(),
         event_time: None,
         known_at: None,
@@ -111,7 +113,8 @@ fn table(key: &Key, raw: &RawTable, lake: &Url, clock: Clock, root: &Root, probl
         if let Some(url) = url_below(lake, path, raw.path.pos, root, problems) {
             table.spec.url = url;
         }
-        let csv = path.ends_with(".csv") && raw.format.is_none();
+        let endings = [".csv", ".csv.gz", ".csv.zst"];
+        let csv = endings.iter().any(|ending| path.ends_with(ending)) && raw.format.is_none();
         table.spec.format = if csv { Format::Csv } else { Format::Parquet };
     }
     if let Some(format) = raw.format.as_ref().and_then(At::get) {
@@ -122,6 +125,7 @@ fn table(key: &Key, raw: &RawTable, lake: &Url, clock: Clock, root: &Root, probl
     table.spec.may_be_empty = raw.may_be_empty.as_ref().and_then(At::get).copied().unwrap_or(false);
     let own = raw.max_shrink.is_some();
     table.spec.max_shrink = own.then(|| max_shrink(&raw.max_shrink, 1.0, problems));
+    table.spec.version = version(raw, problems);
     columns(&mut table, raw, problems);
     partitions(&mut table, raw, problems);
     if let Some(event_time) = &raw.event_time {
@@ -139,6 +143,15 @@ fn table(key: &Key, raw: &RawTable, lake: &Url, clock: Clock, root: &Root, probl
         }
     }
     table
+}
+
+/// The version of a Delta table that is named, if any.
+fn version(raw: &RawTable, problems: &mut Problems) -> Option<TableVersion> {
+    if let (Some(_), Some(timestamp)) = (&raw.version, &raw.timestamp) {
+        problems.add(timestamp.key, "both `version` and `timestamp` are given", "name the version by one of them");
+    }
+    let number = raw.version.as_ref().and_then(At::get).map(|number| TableVersion::Number(*number));
+    number.or_else(|| raw.timestamp.as_ref().and_then(At::get).map(|at| TableVersion::Timestamp(at.0)))
 }
 
 fn columns(table: &mut Table, raw: &RawTable, problems: &mut Problems) {

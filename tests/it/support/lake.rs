@@ -84,6 +84,7 @@ pub fn declare(name: &str, url: Url, columns: &str, more: impl FnOnce(&mut Table
         place: Place::at("jobs/shop.yaml", 8, 3),
         url,
         format: Format::Parquet,
+        version: None,
         partition_by: Vec::new(),
         event_time: None,
         known_at: None,

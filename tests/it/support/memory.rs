@@ -100,6 +100,7 @@ impl Shop {
             place: Place::file("jobs/shop.yaml"),
             url: "memory:///".parse().unwrap(),
             format: Format::Parquet,
+            version: None,
             partition_by: vec![],
             event_time,
             known_at: None,

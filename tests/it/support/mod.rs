@@ -1,5 +1,6 @@
 //! What several areas' tests need.
 
+pub mod delta;
 pub mod flaky;
 pub mod job;
 pub mod lake;
