@@ -75,8 +75,7 @@ impl FileColumns {
             Some(conversion) => (found.clone(), conversion),
             None => {
                 let message = format!(
-                    "in table `{}`, {} has column `{}` as {}, but it is declared as {}",
-                    self.table.name,
+                    "{} has column `{}` as {}, but it is declared as {}",
                     self.file_name(),
                     column.source(),
                     tables::type_name(found),
@@ -169,12 +168,9 @@ impl PhysicalExpr for CheckedCast {
         match convert(&array, self.column.column_type, Zones::of(&self.table))? {
             Ok(array) => Ok(ColumnarValue::Array(array)),
             Err(Unfit { value, hint }) => {
-                let (table, source) = (&self.table.name, self.column.source());
-                let declared = self.column.column_type;
-                let message = format!(
-                    "in table `{table}`, {} has `{value}` in column `{source}`, which is declared as {declared}",
-                    self.file
-                );
+                let (file, source, declared) = (&self.file, self.column.source(), self.column.column_type);
+                // The scan says of which table.
+                let message = format!("{file} has `{value}` in column `{source}`, which is declared as {declared}");
                 Err(Error::user(message).at(self.column.place.clone()).hint(hint).into())
             }
         }

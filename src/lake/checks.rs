@@ -272,7 +272,7 @@ fn bounds(min: Option<Bound>, max: Option<Bound>) -> String {
 
 fn literal(column: &str, arrow: DataType, declared: ColumnType, value: &str) -> Result<Expr, Problem> {
     let found = match declared {
-        ColumnType::Uuid => super::conversion::uuid_text(value).map(|text| ScalarValue::Utf8(Some(text))),
+        ColumnType::Uuid => super::uuid::uuid_text(value).map(|text| ScalarValue::Utf8(Some(text))),
         _ => ScalarValue::try_from_string(value.to_owned(), &arrow).ok(),
     };
     match found {

@@ -30,6 +30,7 @@ use tokio::sync::OnceCell;
 use url::Url;
 
 use super::adapter;
+use super::csv;
 use super::decompress::{self, Decompressing};
 use super::delta::{self, DeletedRows, DeltaFile};
 use super::listed::ListedStore;
@@ -80,8 +81,6 @@ pub(super) struct DataFile {
 pub(super) struct Opened {
     /// Its rows, where the file says so.
     pub rows: Option<usize>,
-    /// The names in the header line of a CSV file.
-    pub header: Arc<Vec<String>>,
     /// The columns that are times without a zone in a Parquet file.
     pub naive: Arc<Vec<String>>,
     /// The schema of a Parquet file some of whose values have to be looked at: it says which file it is of.
@@ -332,11 +331,10 @@ impl TableFiles {
         for (file, (schema, rows)) in read {
             problems.extend(recognize::repeated_column(table, &self.url_of(&file.meta.location), &schema));
             differences.look(table, &self.url_of(&file.meta.location), &schema);
-            let header = Arc::new(schema.fields().iter().map(|f| f.name().clone()).collect());
             let naive = Arc::new(naive_times::columns_of(table, &schema).map(str::to_owned).collect());
             let checked = table.format == Format::Parquet && tables::has_checked_columns(table, &schema);
             let named_schema = checked.then(|| adapter::named_schema(&schema, &self.url_of(&file.meta.location)));
-            opened.insert(file.meta.location.clone(), Opened { rows, header, naive, named_schema });
+            opened.insert(file.meta.location.clone(), Opened { rows, naive, named_schema });
         }
         problems.extend(differences.problems(table));
         if !problems.is_empty() {
@@ -467,10 +465,7 @@ impl TableFiles {
             ))
             .hint("declare the table as `format: parquet`, or write the file as CSV"));
         }
-        let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&start);
-        let format = arrow::csv::reader::Format::default().with_header(true);
-        let (schema, _) = format.infer_schema(std::io::Cursor::new(start), Some(0))?;
-        let names: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
+        let names = csv::header_names(&start, &table.csv)?;
         Ok((csv_schema(&names, table), None))
     }
 
@@ -499,7 +494,7 @@ fn decoded(size: u64, range: Range<u64>, end: Bytes) -> Result<Option<ParquetMet
 }
 
 /// The schema of a CSV file: its header line's names, with the declared types where they are declared.
-pub(super) fn csv_schema(header: &[String], table: &TableSpec) -> Schema {
+fn csv_schema(header: &[String], table: &TableSpec) -> Schema {
     let field = |name: &String| match tables::file_columns(table).find(|column| column.source() == *name) {
         Some(column) => Field::new(name, column.column_type.arrow(table.timezone), true),
         None => Field::new(name, arrow::datatypes::DataType::Utf8, true),

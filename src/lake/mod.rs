@@ -10,6 +10,7 @@ mod check_scan;
 mod checks;
 mod checksums;
 mod conversion;
+mod csv;
 mod damage;
 mod decompress;
 mod delta;
@@ -42,6 +43,7 @@ mod store;
 mod tables;
 mod traffic;
 mod unique;
+mod uuid;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -54,7 +56,6 @@ use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 
 pub use checksums::ParquetWriter;
-pub use conversion::uuid_text;
 pub use files::InputObject;
 pub use finds::forget as forget_finds;
 pub use matrix_file::MatrixFile;
@@ -70,6 +71,7 @@ pub use spans::InSpans;
 pub use store::{PutOutcome, Store, StoredObject};
 pub use tables::{schema, type_name};
 pub use traffic::Traffic;
+pub use uuid::uuid_text;
 
 use self::checks::Checks;
 use self::files::TableFiles;

@@ -20,7 +20,7 @@ use super::files::{DataFile, FOOTERS_IN_FLIGHT, InputObject};
 use super::point_in_time::{column_type, days};
 use super::provider::LakeTable;
 use crate::local_time::{LocalClock, OnError, instants, is_utc};
-use crate::spec::{CheckRule, CheckSpec, ColumnSpec, ColumnType, Format, OnFail, TableSpec};
+use crate::spec::{CheckRule, CheckSpec, ColumnSpec, ColumnType, CsvFormat, Format, OnFail, TableSpec};
 use crate::{Error, Result, hash};
 
 /// The days of an object's rows, as Arrow counts days, on the clock of the job; `None` where no row has a time.
@@ -154,7 +154,8 @@ pub(super) fn identity(spec: &TableSpec, checks: &Checks, timezone: Tz) -> Strin
     let identity = (spec.url.as_str(), columns, &spec.partition_by, &spec.event_time, good, timezone.name());
     // A clock other than UTC has a say in what SQL makes of a time, and in what a time without a zone is.
     let clock = (!is_utc(timezone)).then(|| format!("local times, {:?}", spec.naive_times)).unwrap_or_default();
-    hash::of_bytes(format!("{identity:?}{clock}"))
+    let csv = (spec.csv != CsvFormat::default()).then(|| format!("{:?}", spec.csv)).unwrap_or_default();
+    hash::of_bytes(format!("{identity:?}{clock}{csv}"))
 }
 
 /// What the values of a column depend on: a column that every file holds under its own name says that and its type.

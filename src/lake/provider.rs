@@ -5,33 +5,36 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use chrono_tz::Tz;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::config::{CsvOptions, TableParquetOptions};
+use datafusion::common::config::TableParquetOptions;
 use datafusion::common::stats::Precision;
-use datafusion::common::{DFSchema, Result as FusionResult, ScalarValue, Statistics};
+use datafusion::common::{DFSchema, Result as FusionResult, Statistics};
 use datafusion::datasource::TableType;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::memory::MemorySourceConfig;
-use datafusion::datasource::physical_plan::{CsvSource, FileGroup, FileScanConfigBuilder, FileSource, ParquetSource};
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, FileSource, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::{Column, lit};
+use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::prelude::{Expr, ident};
+use object_store::ObjectStore;
 
 use super::adapter::DeclaredColumns;
 use super::check_scan::{CheckExec, Conditions, Sink};
 use super::checks::Checks;
-use super::files::{DataFile, FOOTER_BYTES, Opened, TableFiles, csv_schema};
-use super::naive_times;
+use super::csv::{CsvExec, CsvFile};
+use super::decompress::Decompressing;
+use super::files::{DataFile, FOOTER_BYTES, Opened, TableFiles};
+use super::listed::ListedStore;
 use super::parquet_reader::ParquetReaders;
 use super::point_in_time::{Visibility, visible, visible_or_undated};
 use super::report::TableState;
@@ -190,66 +193,22 @@ impl LakeTable {
         }
     }
 
-    /// CSV columns are found by their place in the file: files with the same header line are read together.
     fn read_csv(&self, session: &dyn Session, columns: &[usize]) -> FusionResult<Arc<dyn ExecutionPlan>> {
-        let mut layouts: Vec<(Arc<Vec<String>>, Vec<&DataFile>)> = Vec::new();
-        for file in self.parts.iter() {
-            let header = self.files.opened(file).map(|opened| opened.header).unwrap_or_default();
-            match layouts.iter_mut().find(|(known, _)| *known == header) {
-                Some((_, files)) => files.push(file),
-                None => layouts.push((header, vec![file])),
-            }
-        }
-        let sources: Vec<String> = columns.iter().map(|column| self.source_of(*column)).collect();
-        let read = |(header, files): (Arc<Vec<String>>, Vec<&DataFile>)| {
-            let local = naive_times::matter(&self.spec);
-            let in_files = csv_schema(&header, &self.read_as);
-            let in_files = if local { naive_times::as_texts(&in_files) } else { in_files };
-            let schema = self.table_schema(&Arc::new(in_files));
-            // What is read for want of any other column is left out again.
-            let places: Vec<Option<usize>> =
-                sources.iter().map(|name| schema.table_schema().index_of(name).ok()).collect();
-            let mut wanted: Vec<usize> = places.iter().flatten().copied().collect();
-            if wanted.is_empty() {
-                wanted.push(0);
-            }
-            // Texts may hold line breaks, so a file is read in one go.
-            let options =
-                CsvOptions { has_header: Some(true), newlines_in_values: Some(true), ..CsvOptions::default() };
-            let source = CsvSource::new(schema.clone()).with_csv_options(options);
-            let plan = self.read_files(session, Arc::new(source), files.into_iter(), wanted.clone())?;
-            let expr = |(column, place): (&usize, &Option<usize>)| {
-                let field = self.schema.field(*column);
-                let read = place.and_then(|place| wanted.iter().position(|read| *read == place));
-                let expr: Arc<dyn PhysicalExpr> = match read {
-                    Some(read) => Arc::new(Column::new(plan.schema().field(read).name(), read)),
-                    // Times are still texts here.
-                    None if local && matches!(field.data_type(), DataType::Timestamp(..)) => {
-                        lit(ScalarValue::Utf8(None))
-                    }
-                    None => lit(ScalarValue::try_from(field.data_type())?),
-                };
-                Ok(ProjectionExpr::new(expr, field.name().clone()))
-            };
-            let exprs = columns.iter().zip(&places).map(expr).collect::<FusionResult<Vec<_>>>()?;
-            let plan: Arc<dyn ExecutionPlan> = Arc::new(ProjectionExec::try_new(exprs, plan)?);
-            let wanted = self.schema.project(columns)?;
-            if local { naive_times::from_texts(&self.spec, plan, &wanted) } else { Ok(plan) }
+        let file = |file: &DataFile| CsvFile {
+            path: file.meta.location.clone(),
+            url: self.files.url_of(&file.meta.location),
+            values: file.values.clone(),
         };
-        UnionExec::try_new(layouts.into_iter().map(read).collect::<FusionResult<_>>()?)
+        let files = self.parts.iter().map(file).collect();
+        let store: Arc<dyn ObjectStore> = Arc::new(Decompressing(Arc::<ListedStore>::clone(&self.files.store)));
+        let (schema, threads) = (Arc::new(self.schema.project(columns)?), session.config().target_partitions());
+        Ok(Arc::new(CsvExec::try_new(Arc::clone(&self.spec), store, files, schema, threads)?))
     }
 
     /// Where some columns are in what files and partitions hold.
     fn places(&self, columns: &[usize], schema: &TableSchema) -> FusionResult<Vec<usize>> {
         let place = |column: &usize| schema.table_schema().index_of(self.schema.field(*column).name());
         Ok(columns.iter().map(place).collect::<Result<Vec<_>, _>>()?)
-    }
-
-    /// What the files, or their folders, call a column of the schema.
-    fn source_of(&self, column: usize) -> String {
-        let name = self.schema.field(column).name();
-        let declared = tables::file_columns(&self.read_as).find(|declared| declared.name == *name);
-        declared.map_or_else(|| name.clone(), |declared| declared.source())
     }
 
     fn is_local(&self) -> bool {

@@ -11,7 +11,7 @@ use datafusion::common::TableReference;
 
 use super::conversion::{Conversion, decimal, joined, plain};
 use crate::error::Problem;
-use crate::spec::{ColumnSpec, ColumnType, TableSpec};
+use crate::spec::{ColumnSpec, ColumnType, Format, TableSpec};
 
 /// The name as SQL knows it, whatever characters it has.
 pub(super) fn reference(name: &str) -> TableReference {
@@ -134,7 +134,9 @@ impl Differences {
             match find_type(found, &column.from) {
                 Err(_) if column.optional => {}
                 Err(absent) => {
-                    let hint = || DifferenceKind::Missing { hint: missing_hint(column, &absent) };
+                    let hint = || DifferenceKind::Missing {
+                        hint: delimiter_hint(table, found).unwrap_or_else(|| missing_hint(column, &absent)),
+                    };
                     self.note(index, String::new(), file, hint);
                 }
                 Ok(found) => {
@@ -179,6 +181,17 @@ impl Differences {
         };
         self.by_kind.iter().map(problem).collect()
     }
+}
+
+/// What to do about a CSV file whose header line is one column for want of the right delimiter.
+fn delimiter_hint(table: &TableSpec, found: &Schema) -> Option<String> {
+    let [only] = found.fields().iter().as_slice() else { return None };
+    let separated = |delimiter: &&(char, &str)| only.name().contains(delimiter.0);
+    let known = [(';', ";"), ('\t', "\\t"), ('|', "|"), (',', ",")];
+    let (_, delimiter) = known.iter().find(separated).filter(|_| table.format == Format::Csv)?;
+    Some(format!(
+        "its header line is one column: is the delimiter another one? `delimiter: \"{delimiter}\"` on the table"
+    ))
 }
 
 /// What to do about a column that a file does not have.
@@ -286,7 +299,6 @@ mod tests {
 
     use super::*;
     use crate::error::Place;
-    use crate::spec::Format;
 
     fn table(columns: &[(&str, ColumnType)]) -> TableSpec {
         let place = Place::at("jobs/x.yaml", 7, 3);
@@ -306,6 +318,7 @@ mod tests {
             naive_times: crate::spec::NaiveTimes::Job,
             may_be_empty: false,
             max_shrink: None,
+            csv: crate::spec::CsvFormat::default(),
         }
     }
 

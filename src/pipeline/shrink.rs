@@ -140,6 +140,7 @@ mod tests {
             naive_times: Default::default(),
             may_be_empty: false,
             max_shrink: None,
+            csv: crate::spec::CsvFormat::default(),
         }
     }
 

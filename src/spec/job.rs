@@ -7,6 +7,7 @@ use chrono_tz::Tz;
 use url::Url;
 
 use super::column::{ColumnSpec, ColumnType};
+use super::csv::CsvFormat;
 use super::network::{EmbeddingSpec, Schedule, SeasonSpec};
 use super::outcomes::OutcomesSpec;
 use super::publish::PublishSpec;
@@ -196,6 +197,8 @@ pub struct TableSpec {
     pub may_be_empty: bool,
     /// The share of its rows that it may lose from one night to the next, where that is not the job's.
     pub max_shrink: Option<f64>,
+    /// How its CSV files are written.
+    pub csv: CsvFormat,
 }
 
 impl TableSpec {

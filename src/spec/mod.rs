@@ -8,6 +8,7 @@
 //! hint. What comes out is right: no later code checks it again. The SQL files are only listed here; `features` reads them.
 
 mod column;
+mod csv;
 mod env;
 mod job;
 pub mod nearest;
@@ -36,6 +37,7 @@ use std::time::Duration;
 use crate::{Error, Result, hash};
 
 pub use column::{ColumnSpec, ColumnType, MAX_DECIMAL_DIGITS};
+pub use csv::CsvFormat;
 pub use job::*;
 pub use nearest::nearest;
 pub use network::{EmbeddingSpec, Schedule, SeasonSpec};

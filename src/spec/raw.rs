@@ -106,6 +106,27 @@ pub(super) struct RawTable {
     pub known_at: Option<At<String>>,
     /// What times without a zone mean in this table. Default: the job's `naive_times`.
     pub naive_times: Option<At<NaiveTimes>>,
+    /// Of CSV files, what separates fields: `";"`, `"\\t"`. Default: `","`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delimiter: Option<At<Literal>>,
+    /// Of CSV files, what encloses texts with a delimiter or a line break in them; `none` for nothing. Default: `"`, doubled within.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quote: Option<At<Literal>>,
+    /// Of CSV files, what stands before a quote within a text, where it is not doubled: `'\\'`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub escape: Option<At<Literal>>,
+    /// Of CSV files, what stands for NULL: `["", "NA"]`. Default: nothing at all (`""`), which is NULL in any column but a text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub null_values: Option<At<OneOrMany<Literal>>>,
+    /// Of CSV files, how dates are written, in the letters of `strftime`: `"%m/%d/%Y"`. Default: `2026-06-30`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub date_format: Option<At<String>>,
+    /// Of CSV files, how timestamps are written: `"%m/%d/%Y %H:%M"`. Default: `2026-06-30T12:00:00`, with an offset or without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timestamp_format: Option<At<String>>,
+    /// Of CSV files, what stands before the fraction of a number: `","` or `"."`. Default: `"."`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decimal: Option<At<Literal>>,
     /// Its columns with their types: `amount: float64`, or `amount: {type: float64, from: "Order Total", optional: true}`.
     pub columns: At<Keyed<RawColumn>>,
     /// What must hold for its rows; a list of such maps where some need an `on_fail` of their own.
@@ -119,8 +140,8 @@ pub(super) struct RawTable {
     pub max_shrink: Option<At<f64>>,
 }
 
-read_keys!(RawTable, "a table": path, format, version, timestamp, partition_by, event_time, known_at, naive_times, columns,
-    checks, may_be_empty, max_shrink);
+read_keys!(RawTable, "a table": path, format, version, timestamp, partition_by, event_time, known_at, naive_times, delimiter,
+    quote, escape, null_values, date_format, timestamp_format, decimal, columns, checks, may_be_empty, max_shrink);
 
 /// What must hold for the rows of a table.
 #[derive(Debug, Serialize, JsonSchema)]

@@ -244,7 +244,7 @@ async fn a_value_that_does_not_fit_names_its_file() {
     let (message, hint) = read(&mut lake, ColumnType::Int64).await.unwrap_err();
     let file = lake.url("t/2.parquet");
     let said =
-        format!("jobs/shop.yaml:10:5: in table `t`, `{file}` has `2.5` in column `v`, which is declared as int64");
+        format!("jobs/shop.yaml:10:5: in table `t`: `{file}` has `2.5` in column `v`, which is declared as int64");
     assert_eq!(message, said);
     assert_eq!(hint, "declare it as `float64`, or write the file with the declared type");
     assert_eq!(read(&mut lake, ColumnType::Float64).await.unwrap().len(), 4);

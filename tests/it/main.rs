@@ -19,6 +19,7 @@ mod jobs;
 mod labels;
 mod lake;
 mod lake_checks;
+mod lake_csv;
 mod lake_files;
 mod lake_types;
 mod ledger;

@@ -8,6 +8,7 @@ use arrow::datatypes::{DataType, Float64Type, Int64Type};
 
 use super::aggregate::Function;
 use super::days::Days;
+use super::decimal_sums::DecimalSums;
 use super::distinct::Distinct;
 use super::first::FirstNumber as Leader;
 use super::gaps::{Gaps, LooseGaps};
@@ -206,7 +207,8 @@ pub(super) fn accumulator(function: &Function) -> Box<dyn Accumulator> {
     use Function::{
         AboutDistinct, AboutQuantile, AboutQuantileOfIntegers, Average, Count, Deviation, Distinct as Different,
         DistinctDays, First, FirstNumber, Gap, Greatest, GreatestDouble, GreatestInteger, Last, Least, LeastDouble,
-        LeastInteger, LooseGap, Quantile, QuantileOfIntegers, SumDoubles, SumIntegers, Variance, WholeDays,
+        LeastInteger, LooseGap, Quantile, QuantileOfIntegers, SumDecimals, SumDoubles, SumIntegers, Variance,
+        WholeDays,
     };
     match function {
         Count => Box::new(Counts::default()),
@@ -214,6 +216,7 @@ pub(super) fn accumulator(function: &Function) -> Box<dyn Accumulator> {
         DistinctDays => Box::new(Distinct::days()),
         WholeDays => Box::new(Days::new()),
         SumIntegers => Box::new(IntegerSums::default()),
+        SumDecimals => Box::new(DecimalSums::default()),
         SumDoubles | Average => Box::new(Sums::default()),
         Variance { .. } | Deviation { .. } => Box::new(Spreads::default()),
         LeastInteger => Box::new(Extremes::new(|new: i64, old| new < old)),

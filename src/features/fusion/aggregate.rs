@@ -24,6 +24,8 @@ pub(super) enum Function {
     DistinctDays,
     /// Integers, `Int64` or `UInt64`, which never wrap.
     SumIntegers,
+    /// `Decimal128`, which never wrap.
+    SumDecimals,
     /// Doubles, exact to the last bit in any order.
     SumDoubles,
     Average,
@@ -107,11 +109,12 @@ impl Function {
         use Function::{
             AboutDistinct, AboutQuantile, AboutQuantileOfIntegers, Average, Count, Deviation, Distinct, DistinctDays,
             First, FirstNumber, Gap, Greatest, GreatestDouble, GreatestInteger, Last, Least, LeastDouble, LeastInteger,
-            LooseGap, Only, Quantile, QuantileOfIntegers, SumDoubles, SumIntegers, Variance, WholeDays,
+            LooseGap, Only, Quantile, QuantileOfIntegers, SumDecimals, SumDoubles, SumIntegers, Variance, WholeDays,
         };
         Ok(match self {
             Count | Distinct | DistinctDays | WholeDays => 1,
             SumIntegers => 2,
+            SumDecimals => 3,
             Quantile(_) | QuantileOfIntegers(_) => 1,
             AboutDistinct | AboutQuantile(_) | AboutQuantileOfIntegers(_) => 2,
             LeastInteger | GreatestInteger | LeastDouble | GreatestDouble => 1,
@@ -174,6 +177,9 @@ impl Recipient {
             },
             "sum" if matches!(output, DataType::Int64 | DataType::UInt64) => {
                 (Function::SumIntegers, vec![cast(argument.clone(), output.clone())])
+            }
+            "sum" if matches!((&input, &output), (DataType::Decimal128(_, s), DataType::Decimal128(_, t)) if s == t) => {
+                (Function::SumDecimals, vec![argument.clone()])
             }
             "sum" if output == DataType::Float64 => (Function::SumDoubles, vec![double()]),
             _ if moments && output == DataType::Float64 && !input.is_decimal() => {

@@ -16,6 +16,7 @@ mod aggregate;
 mod buckets;
 mod cursor;
 mod days;
+mod decimal_sums;
 mod distinct;
 mod first;
 mod flatten;

@@ -4,6 +4,7 @@
 //! refused is left out silently: its problem was told there.
 
 mod bundle;
+mod csv;
 mod model;
 mod outcomes;
 mod publish;

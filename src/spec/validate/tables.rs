@@ -3,6 +3,7 @@
 use url::Url;
 
 use crate::spec::column::{ColumnSpec, ColumnType};
+use crate::spec::csv::CsvFormat;
 use crate::spec::job::*;
 use crate::spec::node::{Key, Pos};
 use crate::spec::paths::{Root, url_below};
@@ -13,6 +14,7 @@ use crate::spec::values::{Literal, is_column_name, is_name};
 use crate::spec::version::TableVersion;
 
 use super::close_or_all;
+use super::csv::csv_format;
 use super::publish::max_shrink;
 
 /// Names that SQL files use for what the engine makes.
@@ -98,6 +100,7 @@ fn unreadable(key: &Key, lake: &Url, problems: &Problems) -> Table {
         event_time: None,
         known_at: None,
         columns: Vec::new(),
+        csv: CsvFormat::default(),
         checks: Vec::new(),
         timezone: chrono_tz::UTC,
         naive_times: NaiveTimes::default(),
@@ -126,6 +129,7 @@ fn table(key: &Key, raw: &RawTable, lake: &Url, clock: Clock, root: &Root, probl
     let own = raw.max_shrink.is_some();
     table.spec.max_shrink = own.then(|| max_shrink(&raw.max_shrink, 1.0, problems));
     table.spec.version = version(raw, problems);
+    table.spec.csv = csv_format(raw, table.spec.format, problems);
     columns(&mut table, raw, problems);
     partitions(&mut table, raw, problems);
     if let Some(event_time) = &raw.event_time {
@@ -169,6 +173,13 @@ fn columns(table: &mut Table, raw: &RawTable, problems: &mut Problems) {
         };
         table.known.push((key.name.clone(), column_type));
         let Some(column_type) = column_type else { continue };
+        let text = table.spec.format == Format::Parquet || column_type != ColumnType::Binary;
+        problems.require(
+            text,
+            key.pos,
+            "a column of a CSV file cannot be `binary`",
+            "it holds text: declare it as `utf8`",
+        );
         let mut column = ColumnSpec::new(key.name.clone(), column_type, problems.place(key.pos));
         if let Some(RawColumn::Options(options)) = raw.get() {
             set_options(&mut column, options, table.spec.format, problems);

@@ -94,6 +94,7 @@ pub fn declare(name: &str, url: Url, columns: &str, more: impl FnOnce(&mut Table
         naive_times: Default::default(),
         may_be_empty: false,
         max_shrink: None,
+        csv: tenure::spec::CsvFormat::default(),
     };
     more(&mut table);
     table

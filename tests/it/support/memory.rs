@@ -110,6 +110,7 @@ impl Shop {
             naive_times: Default::default(),
             may_be_empty: false,
             max_shrink: None,
+            csv: tenure::spec::CsvFormat::default(),
         };
         let batch = batch(&spec, rows);
         self.tables.retain(|t| t.name != name);
