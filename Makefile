@@ -65,6 +65,7 @@ build: tools ## Build the program
 test: tools encoder ## Run every test, set-up included
 	$(call STEP,test)
 	scripts/python.sh >/dev/null
+	scripts/python.sh corpus >/dev/null
 	# Several trainings run at once, each with all cores: threads that spin while they wait would starve the others.
 	OMP_WAIT_POLICY=passive $(CARGO) test --release --locked
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes a virtual environment in the cache and prints its folder:
 #   scripts/python.sh           of the tests (Airflow, moto's S3 server, DuckDB)
+#   scripts/python.sh corpus    of the tests on lakes as other tools write them (pandas, PyArrow, Polars, DuckDB, delta-rs)
 #   scripts/python.sh bench     of the benchmarks (NumPy, pandas, PyArrow)
 #   scripts/python.sh text      of the benchmark on texts (PyTorch, transformers)
 #   scripts/python.sh features  of the benchmark on features (DuckDB, Polars, PyArrow)
@@ -16,6 +17,10 @@ case ${1:-tests} in
         LOCK=$ROOT/tests/python/requirements.lock DEST=$CACHE/venv
         WHAT="Airflow, moto and DuckDB for the tests (800 MB, two minutes, once)"
         ;;
+    corpus)
+        LOCK=$ROOT/tests/corpus/requirements.lock DEST=$CACHE/corpus-venv
+        WHAT="pandas, PyArrow, Polars, DuckDB and delta-rs for the tests on lakes of other tools (600 MB, once)"
+        ;;
     bench)
         LOCK=$ROOT/benches/python/requirements.lock DEST=$CACHE/bench-venv
         WHAT="NumPy, pandas and PyArrow for the benchmarks (400 MB, once)"
@@ -29,7 +34,7 @@ case ${1:-tests} in
         WHAT="DuckDB, Polars and PyArrow for the benchmark on features (500 MB, once)"
         ;;
     *)
-        say "\`$1\` is none of \`tests\`, \`bench\`, \`text\`, \`features\`"
+        say "\`$1\` is none of \`tests\`, \`corpus\`, \`bench\`, \`text\`, \`features\`"
         exit 1
         ;;
 esac

@@ -33,6 +33,7 @@ mod limited;
 mod local_time;
 mod matrix;
 mod moments;
+mod nearest_double;
 mod nesting;
 mod not_finite;
 mod part;

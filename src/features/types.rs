@@ -4,6 +4,7 @@ use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::logical_expr::{Expr, cast};
 
 use super::finite::finite;
+use super::nearest_double::nearest_double;
 use crate::error::Problem;
 
 /// The type in the matrix of a column that SQL computes as `from`; an error where there is none.
@@ -42,7 +43,13 @@ pub(super) fn normal(expr: Expr, from: &DataType, to: &DataType) -> Expr {
 
 /// `expr` of type `from` in the type of the matrix.
 pub(super) fn typed(expr: Expr, from: &DataType, to: &DataType) -> Expr {
-    if from == to { expr } else { cast(expr, to.clone()) }
+    match to {
+        _ if from == to => expr,
+        DataType::Float64 if matches!(from, DataType::Decimal128(..) | DataType::Decimal256(..)) => {
+            nearest_double(expr)
+        }
+        _ => cast(expr, to.clone()),
+    }
 }
 
 /// Whether a value of type `from` may be NaN or infinite in the matrix.

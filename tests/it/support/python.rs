@@ -7,11 +7,22 @@ use super::shop::checkout;
 
 /// The environment's folder, or `None`, saying so, where it is not installed. Under CI that is a failure.
 pub fn venv() -> Option<PathBuf> {
-    let cache = || match std::env::var_os("TENURE_CACHE") {
+    installed(std::env::var_os("TENURE_VENV").map_or_else(|| cache().join("venv"), PathBuf::from))
+}
+
+/// The environment with the tools that write the lakes of the corpus, likewise.
+pub fn corpus_venv() -> Option<PathBuf> {
+    installed(cache().join("corpus-venv"))
+}
+
+fn cache() -> PathBuf {
+    match std::env::var_os("TENURE_CACHE") {
         Some(cache) => PathBuf::from(cache),
         None => PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/tenure"),
-    };
-    let venv = std::env::var_os("TENURE_VENV").map_or_else(|| cache().join("venv"), PathBuf::from);
+    }
+}
+
+fn installed(venv: PathBuf) -> Option<PathBuf> {
     if venv.join(".complete").exists() {
         return Some(venv);
     }
