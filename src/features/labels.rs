@@ -16,7 +16,7 @@ use super::part::{self, Part, PartColumn, Span};
 use super::prepare::event_time_of;
 use super::rows::{self, Checker};
 use super::set::{FeatureSet, unique_columns};
-use crate::error::Problem;
+use crate::error::{Place, Problem};
 use crate::spec::{EntityTask, TableSpec};
 use crate::{AsOf, Error, Result};
 
@@ -31,10 +31,15 @@ pub struct LabelColumn {
     pub owner: Option<String>,
     /// The SQL file that it comes from.
     pub file: String,
+    /// Where it stands in that file.
+    pub place: Place,
     /// How many days it looks ahead.
     pub horizon_days: u32,
-    /// Its value for customers without rows in the horizon: the file's `@default`, else 0; `None` for a text.
+    /// The label of customers without rows in the horizon, by the file's `@default`; without it they have none. `None` for a
+    /// text.
     pub default: Option<f64>,
+    /// The same as a text, for classes.
+    pub default_class: Option<String>,
 }
 
 /// The label files of a job.
@@ -72,14 +77,20 @@ impl LabelSet {
     /// Every label column, in the order of the files.
     pub fn columns(&self) -> Vec<LabelColumn> {
         let of_file = |file: &Definition| {
+            let default = |name: &str, data_type: &DataType| {
+                let (value, _) = file.header.defaults.get(name)?;
+                value.cast_to(data_type).ok().filter(|value| !value.is_null())
+            };
             let column = |(name, item, _): (String, &super::definition::Item, _)| LabelColumn {
-                default: match file.header.defaults.get(&name).map(|(value, _)| value) {
-                    None => Some(0.0),
-                    Some(value) => match value.cast_to(&DataType::Float64) {
-                        Ok(ScalarValue::Float64(number)) => number,
-                        _ => None,
-                    },
+                default: match default(&name, &DataType::Float64) {
+                    Some(ScalarValue::Float64(number)) => number,
+                    _ => None,
                 },
+                default_class: match default(&name, &DataType::Utf8) {
+                    Some(ScalarValue::Utf8(text)) => text,
+                    _ => None,
+                },
+                place: file.place(item.name_at),
                 name,
                 description: item.description.clone(),
                 owner: file.header.owner.clone(),
@@ -94,6 +105,13 @@ impl LabelSet {
     /// The longest horizon, in days: what must have passed before a label is known.
     pub fn horizon_days(&self) -> u32 {
         self.files.iter().map(horizon_of).max().unwrap_or(0)
+    }
+
+    /// One set per file, the longest horizon first: each is to be computed by itself, over its own days.
+    pub fn by_file(&self) -> Vec<LabelSet> {
+        let mut files: Vec<&Definition> = self.files.iter().collect();
+        files.sort_by_key(|file| std::cmp::Reverse(horizon_of(file)));
+        files.into_iter().map(|file| LabelSet { key: self.key.clone(), files: vec![file.clone()] }).collect()
     }
 
     /// The files behind these columns, and no others.
@@ -128,8 +146,10 @@ impl LabelSet {
         Ok(problems)
     }
 
-    /// The labels at `as_of`, for the keys that have rows in the horizon, sorted by key. `context` shows rows up to
-    /// `as_of` plus the horizon; the windows cut off what lies before and after by themselves.
+    /// The labels at `as_of`, for the keys that have rows in the horizon of any file, sorted by key; a key without rows in that of
+    /// a file has its `@default`s there, or NULL. `context` shows rows up to `as_of` plus the longest horizon; the windows cut off
+    /// what lies before and after by themselves, but views and joined tables do not: files of different horizons are computed
+    /// apart ([`Self::by_file`]).
     pub async fn labels(
         &self,
         features: &FeatureSet,

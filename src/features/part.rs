@@ -360,16 +360,22 @@ impl Draft<'_> {
         defaults.get(name).or_else(|| defaults.get(&item.name)).map(|(value, _)| value.clone())
     }
 
-    /// What stands in for NULL: the `@default`, or 0 for a plain sum.
+    /// What stands in for NULL: the `@default`, or 0 for a plain sum. Nothing but a `@default` stands in for a label.
     fn fallback(&self, expr: &Expr, aggregate: &Aggregate, item: &Item, name: &str) -> Option<ScalarValue> {
-        self.default(item, name).or_else(|| is_sum(expr, aggregate).then(|| ScalarValue::Int64(Some(0))))
+        let is_feature = self.definition.kind != Kind::Label;
+        self.default(item, name)
+            .or_else(|| (is_feature && is_sum(expr, aggregate)).then(|| ScalarValue::Int64(Some(0))))
     }
 
     /// The value for a key without rows: the expression over an empty group, so that a customer without rows in a window
-    /// looks the same whether or not there are rows elsewhere.
+    /// looks the same whether or not there are rows elsewhere. A label without a `@default` has none: whoever has no rows is
+    /// not labelled.
     fn empty(&mut self, expr: &Expr, aggregate: &Aggregate, item: &Item, name: &str) -> ScalarValue {
         if let Some(value) = self.fallback(expr, aggregate, item, name) {
             return value;
+        }
+        if self.definition.kind == Kind::Label {
+            return ScalarValue::Null;
         }
         let value = over_nothing(expr, aggregate).and_then(|expr| self.evaluate(expr));
         value.unwrap_or_else(|error| {

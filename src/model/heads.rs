@@ -6,7 +6,7 @@ use super::calibration::{Calibration, logit};
 use super::preprocess::{normal_cdf, normal_quantile};
 use super::rfm::RfmShare;
 use super::season::{self, Season};
-use crate::spec::{HeadSpec, Loss};
+use crate::spec::{Direction, HeadSpec, Loss};
 
 /// The serde form of [`Loss`].
 #[derive(Serialize, Deserialize)]
@@ -30,6 +30,9 @@ pub struct Head {
     pub loss: Loss,
     /// Family and horizon in days.
     pub family: Option<(String, u32)>,
+    /// Where its probability goes as the horizon grows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direction: Option<Direction>,
     /// The classes of a softmax head, sorted.
     pub classes: Vec<String>,
     /// Mean and standard deviation of the label, for mse; 0 and the mean, for ziln.
@@ -157,6 +160,7 @@ impl Head {
             label: spec.label.clone(),
             loss: spec.loss.clone(),
             family: spec.family.clone(),
+            direction: spec.direction,
             classes: Vec::new(),
             scale: (0.0, 1.0),
             cap: 0.0,
@@ -170,6 +174,11 @@ impl Head {
 
     /// Which raw output of a ziln head is the log of the expected value, in units of the label's mean, learned directly.
     pub const DIRECT: usize = 3;
+
+    /// Where its probability goes as the horizon grows; where nothing says so it is that of churn.
+    pub fn direction(&self) -> Direction {
+        self.direction.unwrap_or(Direction::Falls)
+    }
 
     /// Raw outputs per customer and member.
     pub fn width(&self) -> usize {
@@ -270,15 +279,19 @@ pub fn mean_softmax(members: &[&[f64]]) -> Vec<f64> {
     mean
 }
 
-/// Makes the horizons of each family monotone in one customer's calibrated predictions: probabilities (also that of a value
-/// of 0) never rise and values never fall with the horizon. Pools adjacent violators, which is the nearest monotone sequence.
+/// Makes the horizons of each family monotone in one customer's calibrated predictions: probabilities go by the direction of
+/// their heads, that of a value of 0 never rises and values never fall with the horizon. Pools adjacent violators, which is the nearest monotone sequence.
 pub fn make_monotone(heads: &[Head], predictions: &mut [Prediction]) {
     for family in families(heads) {
         let rising = |of: &dyn Fn(&Prediction) -> f64| {
             pool_rising(&family.iter().map(|i| of(&predictions[*i])).collect::<Vec<_>>())
         };
+        let sign = match family.first().map(|head| heads[*head].direction()) {
+            Some(Direction::Falls) => -1.0,
+            _ => 1.0,
+        };
         let points = rising(&|p| match p {
-            Prediction::Probability(p) => -p,
+            Prediction::Probability(p) => sign * p,
             other => other.point(),
         });
         let zeros = rising(&|p| if let Prediction::Value { zero, .. } = p { -zero } else { 0.0 });
@@ -287,7 +300,7 @@ pub fn make_monotone(heads: &[Head], predictions: &mut [Prediction]) {
         });
         for (place, head) in family.iter().enumerate() {
             match &mut predictions[*head] {
-                Prediction::Probability(p) => *p = -points[place],
+                Prediction::Probability(p) => *p = sign * points[place],
                 Prediction::Number(value) => *value = points[place],
                 Prediction::Value { mean, zero, quantiles: q } => {
                     (*mean, *zero) = (points[place], -zeros[place]);
@@ -361,6 +374,7 @@ mod tests {
             loss,
             weight: 1.0,
             family,
+            direction: None,
             place: Place::file("job.yaml"),
         };
         Head { cap: 20.0, ..Head::new(&spec) }
@@ -376,6 +390,20 @@ mod tests {
                 head("v", Loss::Ziln, None).predict(&[&raw, &other]) else { panic!("no value") };
             prop_assert!(mean.is_finite() && mean >= 0.0 && p90.is_finite() && (0.0..=1.0).contains(&zero));
             prop_assert!(0.0 <= p10 && p10 <= p50 && p50 <= p90);
+        }
+
+        #[test]
+        fn a_probability_goes_where_its_head_says(p in prop::array::uniform3(0.0..1.0f64), rises in any::<bool>()) {
+            let direction = Some(if rises { Direction::Rises } else { Direction::Falls });
+            let of = |days| Head { direction, ..head("buys", Loss::Bce, Some(("buys", days))) };
+            let heads = [of(30), of(60), of(90)];
+            let mut all = p.map(Prediction::Probability);
+            make_monotone(&heads, &mut all);
+            let said = all.map(|p| p.point());
+            let sign = if rises { 1.0 } else { -1.0 };
+            prop_assert!(said.windows(2).all(|pair| sign * pair[0] <= sign * pair[1]), "{p:?} {said:?}");
+            let goes_there = p.windows(2).all(|pair| sign * pair[0] <= sign * pair[1]);
+            prop_assert!(!goes_there || said == p, "what goes there already is left alone: {p:?} {said:?}");
         }
 
         #[test]

@@ -240,6 +240,10 @@ impl BundleManifest {
                 None => {
                     problems.push(Problem::new(format!("the model has no head `{}`", head.name)).at(head.place.clone()))
                 }
+                Some(known) if head.direction.is_some_and(|direction| direction != known.direction()) => {
+                    let message = format!("the head `{}` was trained with another direction", head.name);
+                    problems.push(Problem::new(message).at(head.place.clone()));
+                }
                 Some(known)
                     if (&known.loss, &known.label, &known.family) != (&head.loss, &head.label, &head.family) =>
                 {

@@ -264,7 +264,8 @@ mod tests {
 
     fn head(name: &str, loss: Loss) -> Head {
         let (name, label) = (name.to_owned(), name.to_owned());
-        let spec = HeadSpec { name, label, loss, family: None, weight: 1.0, place: Place::file("job.yaml") };
+        let spec =
+            HeadSpec { name, label, loss, family: None, direction: None, weight: 1.0, place: Place::file("job.yaml") };
         Head { scale: (0.0, 10.0), ..Head::new(&spec) }
     }
 

@@ -139,7 +139,7 @@ mod tests {
     fn heads() -> [Head; 2] {
         let spec = |name: &str, loss: Loss| {
             let (name, label) = (name.to_owned(), name.to_owned());
-            HeadSpec { name, label, loss, family: None, weight: 1.0, place: Place::file("job.yaml") }
+            HeadSpec { name, label, loss, family: None, direction: None, weight: 1.0, place: Place::file("job.yaml") }
         };
         let mut heads = [Head::new(&spec("churn", Loss::Bce)), Head::new(&spec("value", Loss::Ziln))];
         heads[0].season = Season::of(&Loss::Bce, 30, Some(1.0));

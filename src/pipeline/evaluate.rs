@@ -79,6 +79,7 @@ pub async fn evaluate(
     let read = plan.stages.as_ref().map(StagePlan::condition_columns).unwrap_or_default();
     let keep: Vec<String> = read.into_iter().filter(features).map(str::to_owned).collect();
     let hindsight = Hindsight::gather(&source, task, &bundle, as_of, device, &keep).await?;
+    hindsight.notes().iter().for_each(|note| printer.warn(note));
     let customers = concat_batches(&hindsight.data().kept[0].schema(), &hindsight.data().kept)?;
 
     let mut groupings = Vec::new();

@@ -8,10 +8,11 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use chrono::NaiveDate;
 
 use crate::error::{Place, Problem};
-use crate::features::{Condition, ConditionParser, FeatureColumn, FeatureSet, LabelSet};
+use crate::features::{Condition, ConditionParser, FeatureColumn, FeatureSet, LabelColumn, LabelSet};
 use crate::lake::publish::{Owner, described};
 use crate::segments::StagePlan;
-use crate::spec::{BTYD_PREFIX, EntityTask, JobSpec, Loss, ModelSpec, nearest, score_columns};
+use crate::spec::{BTYD_PREFIX, Direction, EntityTask, HeadSpec, JobSpec, Loss, ModelSpec, nearest, score_columns};
+use crate::training::label_rule;
 use crate::{AsOf, Error, Result, lake};
 
 /// A job whose SQL, model and stages are known to fit each other.
@@ -59,7 +60,8 @@ impl Plan {
         // Any day will do: the tables are empty, and only the schemas are asked for.
         let some_day = AsOf::new(NaiveDate::default(), spec.timezone());
         let labelled = labels.labels(&features, &empty, spec, some_day).await?.schema().clone();
-        let label_types = labelled.fields().iter().skip(1).map(|field| field.data_type().clone()).collect();
+        let label_types: Vec<DataType> =
+            labelled.fields().iter().skip(1).map(|field| field.data_type().clone()).collect();
 
         let file = Place::file(spec.file().display().to_string());
         let matrix = matrix_schema(&keyed, &columns);
@@ -67,6 +69,7 @@ impl Plan {
         if let Some(model) = &task.model {
             let names: Vec<&str> = labelled.fields().iter().skip(1).map(|field| field.name().as_str()).collect();
             problems.extend(model_problems(task, model, &columns, &names, &file));
+            problems.extend(label_problems(model, &labels.columns(), &label_types));
         }
         let minimum_data = match task.model.as_ref().and_then(|m| m.minimum_data.as_deref()) {
             Some(sql) => match ConditionParser::new(&matrix)?.parse(sql) {
@@ -150,6 +153,52 @@ fn score_schema(model: Option<&ModelSpec>) -> SchemaRef {
 
 fn joined(left: &SchemaRef, right: &SchemaRef) -> SchemaRef {
     Arc::new(Schema::new(left.fields().iter().chain(right.fields()).cloned().collect::<Vec<_>>()))
+}
+
+/// Labels that do not fit the loss of their head, and families of which nobody knows whether they rise or fall.
+fn label_problems(model: &ModelSpec, labels: &[LabelColumn], types: &[DataType]) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let label_of = |head: &HeadSpec| labels.iter().zip(types).find(|(label, _)| label.name == head.label);
+    let mut directions: BTreeMap<&str, Vec<(&HeadSpec, Option<Direction>)>> = BTreeMap::new();
+    for head in &model.heads {
+        let Some((label, data_type)) = label_of(head) else { continue };
+        let LabelColumn { name, place, .. } = label;
+        if let Some(rule) = label_rule::broken_type(&head.loss, data_type) {
+            let message =
+                format!("the head `{}` cannot learn the label `{name}`, which is of type `{data_type}`", head.name);
+            problems.push(Problem::new(message).at(place.clone()).hint(rule));
+        }
+        if let (Some(default), false) = (label.default, head.loss == Loss::Softmax)
+            && let Some(rule) = label_rule::broken_rule(&head.loss, default)
+        {
+            let message =
+                format!("the head `{}` cannot learn the label `{name}`: its `@default` is {default}", head.name);
+            problems.push(Problem::new(message).at(place.clone()).hint(rule));
+        }
+        if let (Loss::Bce, Some((family, _))) = (&head.loss, &head.family) {
+            let direction = head.direction.or_else(|| Direction::of_default(label.default));
+            directions.entry(family).or_default().push((head, direction));
+        }
+    }
+    for (family, heads) in directions.into_iter().filter(|(_, heads)| heads.len() > 1) {
+        for (head, direction) in &heads {
+            let message = match direction {
+                None => format!(
+                    "whether the probability of head `{}` rises or falls with its horizon is not known: its label `{}` has no \
+                     `@default` of 0 or 1",
+                    head.name, head.label
+                ),
+                Some(_) if *direction != heads[0].1 && heads[0].1.is_some() => format!(
+                    "the heads `{}` and `{}` of family `{family}` have different directions, by their labels' `@default`",
+                    heads[0].0.name, head.name
+                ),
+                Some(_) => continue,
+            };
+            let hint = "write `direction: falls` (churn) or `direction: rises` (will buy) beside `family`";
+            problems.push(Problem::new(message).at(head.place.clone()).hint(hint));
+        }
+    }
+    problems
 }
 
 /// The names that the model's part of the job says of the matrix and the labels.

@@ -80,6 +80,8 @@ impl<'a> LakeSnapshots<'a> {
             data_type: data_type.clone(),
             horizon_days: column.horizon_days,
             default: column.default,
+            default_class: column.default_class,
+            place: Some(column.place),
         });
         let folder = scratch::folder("tenure-snapshots-")?;
         let (labels, ready) = (labels.collect(), Mutex::default());
@@ -163,9 +165,15 @@ impl SnapshotSource for LakeSnapshots<'_> {
         self.plan.features.matrix(&session, self.spec, as_of).await
     }
 
-    async fn outcome(&self, as_of: AsOf) -> Result<FeatureStream> {
-        let until = as_of.plus_days(u64::from(self.plan.labels.horizon_days()));
-        let session = self.lake.session(Visibility { until: until.instant(), known: self.known.instant() }).await?;
-        self.plan.labels.labels(&self.plan.features, &session, self.spec, as_of).await
+    /// Each file sees the rows of its own days, as far as they were known at their end: a label is the same whatever other files
+    /// the job has, and the same as an outcome of that night.
+    async fn outcomes(&self, as_of: AsOf) -> Result<Vec<FeatureStream>> {
+        let mut streams = Vec::new();
+        for labels in self.plan.labels.by_file() {
+            let until = as_of.plus_days(u64::from(labels.horizon_days())).instant();
+            let session = self.lake.session(Visibility { until, known: until.min(self.known.instant()) }).await?;
+            streams.push(labels.labels(&self.plan.features, &session, self.spec, as_of).await?);
+        }
+        Ok(streams)
     }
 }

@@ -8,7 +8,7 @@ use url::Url;
 
 use super::column::{ColumnSpec, ColumnType};
 use super::csv::CsvFormat;
-use super::network::{EmbeddingSpec, Schedule, SeasonSpec};
+use super::network::{Direction, EmbeddingSpec, Schedule, SeasonSpec};
 use super::outcomes::OutcomesSpec;
 use super::publish::PublishSpec;
 use super::sequence::SequenceSpec;
@@ -332,8 +332,10 @@ pub struct HeadSpec {
     pub loss: Loss,
     /// The factor of its loss in training.
     pub weight: f64,
-    /// Horizons of one family are made monotone: churn never rises and value never falls with the horizon.
+    /// Horizons of one family are made monotone: values never fall with the horizon, probabilities go by their direction.
     pub family: Option<(String, u32)>,
+    /// Where the probability goes as the horizon grows, if the job says so; else the label's default tells.
+    pub direction: Option<Direction>,
     /// Where it stands.
     pub place: Place,
 }

@@ -40,7 +40,7 @@ pub use column::{ColumnSpec, ColumnType, MAX_DECIMAL_DIGITS};
 pub use csv::CsvFormat;
 pub use job::*;
 pub use nearest::nearest;
-pub use network::{EmbeddingSpec, Schedule, SeasonSpec};
+pub use network::{Direction, EmbeddingSpec, Schedule, SeasonSpec};
 pub use outcomes::{OutcomeMetric, OutcomesSpec, ThresholdSpec};
 pub use publish::{MaxShrink, PublishSpec};
 pub use schema::{json_schema, reference};

@@ -33,6 +33,30 @@ pub enum SeasonSpec {
     Retail,
 }
 
+/// Where a probability goes as its horizon grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// It rises: that something happens, such as a purchase.
+    Rises,
+    /// It falls: that nothing happens, such as churn.
+    Falls,
+}
+
+impl Direction {
+    /// Its names in a job file.
+    pub(super) const NAMES: [(&str, Direction); 2] = [("rises", Direction::Rises), ("falls", Direction::Falls)];
+
+    /// That of a label whose customers without any row get `default`: who is 1 by doing nothing is so less and less.
+    pub fn of_default(default: Option<f64>) -> Option<Self> {
+        match default {
+            Some(0.0) => Some(Direction::Rises),
+            Some(1.0) => Some(Direction::Falls),
+            _ => None,
+        }
+    }
+}
+
 /// How the step size moves from epoch to epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Schedule {

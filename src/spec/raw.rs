@@ -17,7 +17,7 @@ pub(super) use tune::{ModeOrTune, RawTune};
 
 use super::column::ColumnType;
 use super::job::{Bound, Format, NaiveTimes, OnFail};
-use super::network::{Schedule, SeasonSpec};
+use super::network::{Direction, Schedule, SeasonSpec};
 use super::read::{At, Keyed, OneOrMany, read_keys};
 use super::recipe;
 use super::values::{Days, EmbeddingName, Literal, LossName, Name, Span, Zone};
@@ -306,11 +306,15 @@ pub(super) struct RawHead {
     /// Default: 1.
     #[schemars(extend("default" = 1.0))]
     pub weight: Option<At<f64>>,
-    /// The same outcome over several horizons: churn is kept from rising and value from falling as the horizon grows.
+    /// The same outcome over several horizons: a value is kept from falling as the horizon grows, and a probability goes by its
+    /// `direction`.
     pub family: Option<At<RawFamily>>,
+    /// Where the probability of a `bce` head with a `family` goes as the horizon grows: `rises` (will buy) or `falls` (churn).
+    /// Without it the label's `@default` tells: 0 rises, 1 falls.
+    pub direction: Option<At<Direction>>,
 }
 
-read_keys!(RawHead, "a head": name, label, loss, weight, family);
+read_keys!(RawHead, "a head": name, label, loss, weight, family, direction);
 
 /// Heads of one outcome over several horizons.
 #[derive(Debug, Serialize, JsonSchema)]

@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 
 use super::job::{Bound, Format, Loss, NaiveTimes, OnFail};
 use super::nearest::nearest;
-use super::network::{Schedule, SeasonSpec};
+use super::network::{Direction, Schedule, SeasonSpec};
 use super::node::{Kind, Node, Pos};
 use super::problems::Problems;
 use super::read::{FromNode, scalar, word};
@@ -246,6 +246,12 @@ impl FromNode for SeasonSpec {
     }
 }
 
+impl FromNode for Direction {
+    fn from_node(node: &Node, problems: &mut Problems) -> Option<Self> {
+        word(node, problems, "a direction", &Direction::NAMES, &[("up", "rises"), ("down", "falls")])
+    }
+}
+
 const FORMATS: [(&str, Format); 2] = [("parquet", Format::Parquet), ("csv", Format::Csv)];
 
 impl FromNode for Format {
@@ -401,6 +407,7 @@ inline_schema! {
     EmbeddingName => words(&EMBEDDINGS),
     Schedule => words(&Schedule::NAMES),
     SeasonSpec => words(&SEASONS),
+    Direction => words(&Direction::NAMES),
     Format => words(&FORMATS),
     OnFail => words(&ON_FAIL),
     NaiveTimes => words(&NAIVE_TIMES),

@@ -9,6 +9,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type};
 use futures::StreamExt;
 
+use super::label_rule;
 use super::snapshots::{LabelInfo, SnapshotSource};
 use super::validation::PARTS;
 use crate::error::Problem;
@@ -37,8 +38,45 @@ pub struct Dataset {
     pub customers: Vec<u32>,
     /// The key and the columns that [`Gatherer::keep`] asked for, batch by batch; nothing where it did not.
     pub kept: Vec<RecordBatch>,
-    /// Negative labels of ziln heads, which count as 0.
-    pub negative: usize,
+    /// Per head, the rows without a label, by the reason.
+    pub unlabelled: Vec<Unlabelled>,
+}
+
+/// How many rows of a head have no label.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unlabelled {
+    /// The label is NULL, NaN or infinite.
+    pub null: usize,
+    /// There is no row in the horizon, and the label has no default.
+    pub absent: usize,
+    /// The trained model does not know the class.
+    pub unknown_class: usize,
+}
+
+impl Unlabelled {
+    /// What should be told, for the head's label.
+    pub fn notes(&self, head: &str, label: &str, rows: usize) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.null > 0 {
+            notes.push(format!(
+                "`{head}`: the label `{label}` is NULL, NaN or infinite in {} of {rows} rows, which teach it nothing",
+                self.null
+            ));
+        }
+        if self.absent > 0 {
+            notes.push(format!(
+                "`{head}`: {} of {rows} rows have no label `{label}`: there is no row in the horizon, and no `@default`",
+                self.absent
+            ));
+        }
+        if self.unknown_class > 0 {
+            notes.push(format!(
+                "`{head}`: {} of {rows} rows have a class in `{label}` that the model does not know",
+                self.unknown_class
+            ));
+        }
+        notes
+    }
 }
 
 impl Dataset {
@@ -58,9 +96,12 @@ impl Dataset {
 #[derive(Debug, Default)]
 struct Outcome {
     row_of: HashMap<String, usize>,
-    /// Per head.
+    /// Per head; NaN where a label is NULL or not finite.
     labels: Vec<Vec<f64>>,
 }
+
+/// Stands for a customer without rows in the file of a label; labels themselves are finite.
+const ABSENT: f64 = f64::INFINITY;
 
 /// Gathers datasets from a source; outcomes at a date are asked for once.
 pub struct Gatherer<'a> {
@@ -165,7 +206,7 @@ impl<'a> Gatherer<'a> {
             parts: Vec::new(),
             customers: Vec::new(),
             kept: Vec::new(),
-            negative: 0,
+            unlabelled: vec![Unlabelled::default(); heads],
         };
         self.source.prepare(dates).await?;
         for date in dates {
@@ -173,24 +214,104 @@ impl<'a> Gatherer<'a> {
             let keys = self.add_features(&mut data, *date).await?;
             for head in 0..heads {
                 let outcome = self.outcome(*date).await?;
-                data.labels[head].extend(outcome.of(head, &self.infos[head], &keys));
+                let start = data.labels[head].len();
+                let default = self.default_of(head);
+                let (labels, unlabelled) = outcome.of(head, default, &keys);
+                data.labels[head].extend(labels);
+                data.unlabelled[head].null += unlabelled.null;
+                data.unlabelled[head].absent += unlabelled.absent;
+                self.check_labels(head, &data.labels[head][start..], &keys, *date)?;
                 let before = date.minus_days(u64::from(self.infos[head].horizon_days));
                 if before.date() >= first_event.date() {
                     let outcome = self.outcome(before).await?;
-                    data.previous[head].extend(outcome.of(head, &self.infos[head], &keys));
+                    data.previous[head].extend(outcome.of(head, default, &keys).0);
                 } else {
                     data.previous[head].resize(data.labels[head].len(), f64::NAN);
                 }
             }
         }
         self.sort_classes(&mut data);
-        for (head, _) in self.heads.iter().enumerate().filter(|(_, h)| h.loss == Loss::Ziln) {
-            for label in data.labels[head].iter_mut().chain(&mut data.previous[head]).filter(|l| **l < 0.0) {
-                *label = 0.0;
-                data.negative += 1;
-            }
+        for (head, previous) in self.heads.iter().zip(&mut data.previous) {
+            let broken = |label: &&mut f64| label_rule::broken_rule(&head.loss, **label).is_some();
+            previous.iter_mut().filter(broken).for_each(|label| *label = f64::NAN);
         }
         Ok(data)
+    }
+
+    /// The label of customers without rows, as a number.
+    fn default_of(&mut self, head: usize) -> f64 {
+        let info = &self.infos[head];
+        match (&self.heads[head].loss, &info.default_class) {
+            (Loss::Softmax, Some(class)) => class_number(&mut self.classes[head], class),
+            (Loss::Softmax, None) => f64::NAN,
+            _ => info.default.unwrap_or(f64::NAN),
+        }
+    }
+
+    /// Refuses labels that do not fit the loss of their head.
+    fn check_labels(&self, head: usize, labels: &[f64], keys: &[String], date: AsOf) -> Result<()> {
+        let (head, info) = (&self.heads[head], &self.infos[head]);
+        let mut broken = labels.iter().zip(keys).filter_map(|(label, key)| {
+            let rule = (!label.is_nan()).then(|| label_rule::broken_rule(&head.loss, *label)).flatten()?;
+            Some((label, key, rule))
+        });
+        let Some((label, key, rule)) = broken.next() else { return Ok(()) };
+        let others = match broken.count() {
+            0 => String::new(),
+            others => format!(", and {others} more of {} customers have such a label", labels.len()),
+        };
+        let error = Error::user(format!(
+            "the head `{}` cannot learn the label `{}`: it is {label} for customer `{key}` as of {date}{others}",
+            head.name, info.name
+        ));
+        let error = info.place.iter().fold(error, |error, place| error.at(place.clone()));
+        Err(error.hint(format!("{rule}: {}", label_rule::way_out(&head.loss))))
+    }
+
+    /// What should be told of rows without a label.
+    pub fn notes(&self, data: &Dataset) -> Vec<String> {
+        let rows = data.table.rows();
+        let of = |(head, found): (&Head, &Unlabelled)| found.notes(&head.name, &head.label, rows);
+        self.heads.iter().zip(&data.unlabelled).flat_map(of).collect()
+    }
+
+    /// Refuses a label that says the same of everybody: there is nothing to learn from it, and a mistake in it shows nowhere
+    /// else.
+    pub fn refuse_constant_labels(&self, data: &Dataset) -> Result<()> {
+        let mut problems = Vec::new();
+        for ((head, info), labels) in self.heads().iter().zip(&self.infos).zip(&data.labels) {
+            let mut known = labels.iter().filter(|label| !label.is_nan());
+            let first = known.next();
+            if known.any(|label| Some(label) != first) {
+                continue;
+            }
+            let (head_name, label) = (&head.name, &info.name);
+            let problem = match first {
+                None => Problem::new(format!("the head `{head_name}` has no label `{label}` in any training row"))
+                    .hint("no customer has a row in the horizon; `-- @default COLUMN VALUE` says what that means"),
+                Some(value) => {
+                    let value = match head.loss {
+                        Loss::Softmax => head.classes.get(*value as usize).cloned().unwrap_or_default(),
+                        _ => value.to_string(),
+                    };
+                    let rows = labels.iter().filter(|label| !label.is_nan()).count();
+                    let hint = match info.default {
+                        None => {
+                            "a customer without rows in the horizon has no label here: `-- @default COLUMN VALUE` gives it one"
+                        }
+                        Some(_) => "look at its condition and its `@default`",
+                    };
+                    let message = format!(
+                        "the head `{head_name}` has nothing to learn: its label `{label}` is {value} in all {rows} rows of {} \
+                         snapshots",
+                        data.snapshots.len()
+                    );
+                    Problem::new(message).hint(hint)
+                }
+            };
+            problems.push(info.place.iter().fold(problem, |problem, place| problem.at(place.clone())));
+        }
+        Error::all(problems)
     }
 
     /// The features of one more date, without labels.
@@ -240,37 +361,47 @@ impl<'a> Gatherer<'a> {
         if let Some(known) = self.outcomes.get(&date) {
             return Ok(known.clone());
         }
-        let stream = self.source.outcome(date).await?;
-        let found = Arc::new(self.read_outcome(stream).await?);
+        let mut outcome = Outcome { labels: vec![Vec::new(); self.heads.len()], ..Outcome::default() };
+        for stream in self.source.outcomes(date).await? {
+            self.read_outcome(stream, &mut outcome).await?;
+        }
+        let found = Arc::new(outcome);
         self.outcomes.insert(date, found.clone());
         Ok(found)
     }
 
-    async fn read_outcome(&mut self, mut stream: FeatureStream) -> Result<Outcome> {
-        let mut outcome = Outcome { labels: vec![Vec::new(); self.heads.len()], ..Outcome::default() };
+    /// Adds the labels of one file.
+    async fn read_outcome(&mut self, mut stream: FeatureStream, outcome: &mut Outcome) -> Result<()> {
         while let Some(batch) = stream.next().await {
             let batch = batch?;
-            for key in self.keys(&batch)? {
-                let row = outcome.row_of.len();
-                outcome.row_of.insert(key, row);
+            let here = |head: &Head| batch.column_by_name(&head.label).cloned();
+            let columns: Vec<_> = self.heads.iter().map(here).collect();
+            if columns.iter().all(Option::is_none) {
+                return Ok(());
             }
-            for (i, head) in self.heads.iter().enumerate() {
-                let column = batch.column_by_name(&head.label);
-                let column =
-                    column.ok_or_else(|| Error::user(format!("the label `{}` is not in the result", head.label)))?;
-                if head.loss == Loss::Softmax {
-                    let texts = cast(column, &DataType::Utf8)?;
-                    let class =
-                        |text: Option<&str>| text.map_or(f64::NAN, |text| class_number(&mut self.classes[i], text));
-                    outcome.labels[i].extend(texts.as_string::<i32>().iter().map(class));
+            let mut rows = Vec::with_capacity(batch.num_rows());
+            for key in self.keys(&batch)? {
+                let next = outcome.row_of.len();
+                rows.push(*outcome.row_of.entry(key).or_insert(next));
+            }
+            outcome.labels.iter_mut().for_each(|labels| labels.resize(outcome.row_of.len(), ABSENT));
+            for (i, column) in columns.into_iter().enumerate() {
+                let Some(column) = column else { continue };
+                let labels = &mut outcome.labels[i];
+                if self.heads[i].loss == Loss::Softmax {
+                    let texts = cast(&column, &DataType::Utf8)?;
+                    for (row, text) in rows.iter().zip(texts.as_string::<i32>()) {
+                        labels[*row] = text.map_or(f64::NAN, |text| class_number(&mut self.classes[i], text));
+                    }
                 } else {
-                    let numbers = cast(column, &DataType::Float64)?;
-                    let number = |value: Option<f64>| value.filter(|v| v.is_finite()).unwrap_or(f64::NAN);
-                    outcome.labels[i].extend(numbers.as_primitive::<Float64Type>().iter().map(number));
+                    let numbers = cast(&column, &DataType::Float64)?;
+                    for (row, value) in rows.iter().zip(numbers.as_primitive::<Float64Type>()) {
+                        labels[*row] = value.filter(|value| value.is_finite()).unwrap_or(f64::NAN);
+                    }
                 }
             }
         }
-        Ok(outcome)
+        Ok(())
     }
 
     /// Class numbers so far are in the order of meeting; from here on they are in the order of the names.
@@ -283,18 +414,32 @@ impl<'a> Gatherer<'a> {
             }
             let place: Vec<f64> =
                 met.iter().map(|class| sorted.binary_search(class).map_or(f64::NAN, |place| place as f64)).collect();
-            for label in data.labels[head].iter_mut().chain(&mut data.previous[head]) {
-                *label = place.get(*label as usize).copied().filter(|_| !label.is_nan()).unwrap_or(f64::NAN);
+            let sorted =
+                |label: f64| place.get(label as usize).copied().filter(|_| !label.is_nan()).unwrap_or(f64::NAN);
+            data.previous[head].iter_mut().for_each(|label| *label = sorted(*label));
+            for label in &mut data.labels[head] {
+                let class = sorted(*label);
+                data.unlabelled[head].unknown_class += usize::from(class.is_nan() && !label.is_nan());
+                *label = class;
             }
         }
     }
 }
 
 impl Outcome {
-    /// The labels of these customers; the label's default for those without rows.
-    fn of<'a>(&'a self, head: usize, info: &'a LabelInfo, keys: &'a [String]) -> impl Iterator<Item = f64> + 'a {
-        let default = info.default.unwrap_or(f64::NAN);
-        keys.iter().map(move |key| self.row_of.get(key).map_or(default, |row| self.labels[head][*row]))
+    /// The labels of these customers, `default` for those without rows; and how many have none.
+    fn of(&self, head: usize, default: f64, keys: &[String]) -> (Vec<f64>, Unlabelled) {
+        let mut unlabelled = Unlabelled::default();
+        let label = |key: &String| {
+            let found = self.row_of.get(key).map_or(ABSENT, |row| self.labels[head][*row]);
+            unlabelled.null += usize::from(found.is_nan());
+            if found != ABSENT {
+                return found;
+            }
+            unlabelled.absent += usize::from(default.is_nan());
+            default
+        };
+        (keys.iter().map(label).collect(), unlabelled)
     }
 }
 

@@ -37,6 +37,7 @@ pub struct Hindsight {
     predicted: Vec<Option<Vec<Prediction>>>,
     baselines: Baselines,
     extrapolations: Vec<Extrapolation>,
+    notes: Vec<String>,
 }
 
 /// One head's labels, by row.
@@ -66,13 +67,14 @@ impl Hindsight {
         gatherer.keep(keep);
         let first_event = source.first_event().await?;
         let data = gatherer.gather(&[as_of], first_event, |_| {}).await?;
+        let notes = gatherer.notes(&data);
         if data.table.rows() == 0 {
             return Err(Error::user(format!("there is no customer as of {as_of}")));
         }
         let predicted = predictor.predict(&data.table)?;
         let (heads, baselines) = (predictor.heads().to_vec(), bundle.baselines()?);
         let extrapolations = bundle.manifest().extrapolations.clone();
-        Ok(Hindsight { as_of, heads, data, predicted, baselines, extrapolations })
+        Ok(Hindsight { as_of, heads, data, predicted, baselines, extrapolations, notes })
     }
 
     /// Model and baselines beside each other, on everyone and on groups.
@@ -95,6 +97,11 @@ impl Hindsight {
             }
             None => Grouping::of_column(&self.data, name),
         }
+    }
+
+    /// What should be told of it: rows without a label.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The rows behind it.

@@ -355,6 +355,7 @@ pub(super) mod tests {
             loss,
             weight: 1.0,
             family: None,
+            direction: None,
             place: Place::file("job.yaml"),
         })
     }

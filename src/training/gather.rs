@@ -39,6 +39,10 @@ pub(super) async fn gather<'a>(
     };
     let data = gatherer.gather(&dates.all, first_event, noted).await?;
     progress.done(format!("{} rows of {} snapshots", data.table.rows(), dates.all.len()));
+    gatherer.notes(&data).iter().for_each(|note| printer.warn(note));
+    if data.table.rows() > 0 {
+        gatherer.refuse_constant_labels(&data)?;
+    }
     Ok(Gathered { gatherer, dates, data })
 }
 

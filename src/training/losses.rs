@@ -166,6 +166,7 @@ mod tests {
             loss,
             weight: 1.0,
             family: None,
+            direction: None,
             place: Place::file("job.yaml"),
         };
         Head { classes: vec!["a".into(), "b".into(), "c".into()], cap: 20.0, ..Head::new(&spec) }

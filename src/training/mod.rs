@@ -16,6 +16,7 @@ pub mod fit;
 pub mod floor;
 mod gather;
 mod keep;
+pub mod label_rule;
 pub mod losses;
 pub mod metrics;
 pub mod schedule;

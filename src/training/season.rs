@@ -154,7 +154,15 @@ mod tests {
     fn a_level_is_what_purchases_lie_above_their_predictions() {
         let head = |loss: Loss| {
             let (name, label) = ("h".to_owned(), "l".to_owned());
-            let spec = HeadSpec { name, label, loss, family: None, weight: 1.0, place: Place::file("job.yaml") };
+            let spec = HeadSpec {
+                name,
+                label,
+                loss,
+                family: None,
+                direction: None,
+                weight: 1.0,
+                place: Place::file("job.yaml"),
+            };
             Head { season: Season::of(&spec.loss, 90, Some(1.0)), ..Head::new(&spec) }
         };
         let date = NaiveDate::default();

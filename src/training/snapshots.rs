@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use arrow::datatypes::DataType;
 use async_trait::async_trait;
 
+use crate::error::Place;
 use crate::features::{FeatureColumn, FeatureStream};
 use crate::{AsOf, Result};
 
@@ -19,6 +20,10 @@ pub struct LabelInfo {
     pub horizon_days: u32,
     /// What customers without rows in those days get; no label where there is none.
     pub default: Option<f64>,
+    /// The same for classes.
+    pub default_class: Option<String>,
+    /// Where it is declared.
+    pub place: Option<Place>,
 }
 
 /// Features and labels at any date, by the same SQL. Tensors stay on their thread, and so does whoever asks here.
@@ -40,6 +45,7 @@ pub trait SnapshotSource: Send + Sync {
     }
     /// The features of everyone known at `as_of`, sorted by key.
     async fn matrix(&self, as_of: AsOf) -> Result<FeatureStream>;
-    /// Each label over its own days from `as_of` on, for customers that have rows there.
-    async fn outcome(&self, as_of: AsOf) -> Result<FeatureStream>;
+    /// The labels over their own days from `as_of` on, file by file: each stream has the customers that have rows in the days of
+    /// its labels.
+    async fn outcomes(&self, as_of: AsOf) -> Result<Vec<FeatureStream>>;
 }

@@ -141,7 +141,8 @@ pub async fn train_watched(
     progress.done(format!("{} epochs, validation loss {:.4}", first.epochs, first.loss));
     let heads = room.corrected(&last, &first.corrections, &everything, &dates)?;
     let mut baselines = Baselines::fit(&heads, &room.data, &everything, last.rfm.as_ref());
-    let mut notes = notes(&room.data, &last.preprocess, &heads);
+    let mut notes = gatherer.notes(&room.data);
+    notes.extend(self::notes(&last.preprocess, &heads));
     for (head, found) in heads.iter().zip(&first.amplitudes) {
         let Some(Amplitude { factor, error, snapshots }) = found else { continue };
         notes.push(format!(
@@ -225,11 +226,8 @@ pub(super) fn seasonal_heads(gatherer: &Gatherer<'_>, train: &TrainSpec) -> Vec<
     heads
 }
 
-fn notes(data: &Dataset, preprocess: &Preprocess, heads: &[Head]) -> Vec<String> {
+fn notes(preprocess: &Preprocess, heads: &[Head]) -> Vec<String> {
     let mut notes = preprocess.notes();
-    if data.negative > 0 {
-        notes.push(format!("{} negative labels of ziln heads count as 0", data.negative));
-    }
     for head in heads {
         if let Some(rfm) = &head.rfm {
             notes.push(format!("`{}`: {:.0} % is what the RFM regression says", head.name, 100.0 * rfm.share));

@@ -152,7 +152,7 @@ async fn rows_at_or_after_as_of_change_nothing_even_where_a_table_shows_them() {
     let (features, labels) = (both.load().unwrap(), both.labels().unwrap());
     let ahead = labels.labels(&features, &both.context(2, 2), &both.tables, utc(day)).await.unwrap();
     assert_eq!(text(&whole(ahead).await.unwrap()), "customer_id spend_30d\n1 50.0\n3 60.0");
-    assert_eq!((labels.horizon_days(), labels.columns()[0].default), (30, Some(0.0)));
+    assert_eq!((labels.horizon_days(), labels.columns()[0].default), (30, None));
 }
 
 #[tokio::test]

@@ -52,8 +52,14 @@ struct Customer {
 
 impl Shop {
     fn new(customers: usize, reason: Reason) -> Self {
-        let label =
-            LabelInfo { name: "left".into(), data_type: DataType::Float64, horizon_days: 30, default: Some(1.0) };
+        let label = LabelInfo {
+            name: "left".into(),
+            data_type: DataType::Float64,
+            horizon_days: 30,
+            default: Some(1.0),
+            default_class: None,
+            place: None,
+        };
         let mut shop = Shop { customers, reason, columns: Vec::new(), labels: vec![label] };
         let column = |field: &Arc<Field>| FeatureColumn {
             name: field.name().clone(),
@@ -134,13 +140,13 @@ impl SnapshotSource for Shop {
     async fn matrix(&self, as_of: AsOf) -> Result<FeatureStream> {
         Ok(Purchases::stream(&self.matrix_at(as_of), as_of, 97))
     }
-    async fn outcome(&self, as_of: AsOf) -> Result<FeatureStream> {
+    async fn outcomes(&self, as_of: AsOf) -> Result<Vec<FeatureStream>> {
         let left: Vec<f64> = self.at(as_of).iter().map(|c| f64::from(c.left)).collect();
         let columns: Vec<(&str, ArrayRef)> = vec![
             ("customer_id", Arc::new(Int64Array::from_iter_values(0..left.len() as i64))),
             ("left", Arc::new(Float64Array::from(left))),
         ];
-        Ok(Purchases::stream(&RecordBatch::try_from_iter(columns).unwrap(), as_of, 50))
+        Ok(vec![Purchases::stream(&RecordBatch::try_from_iter(columns).unwrap(), as_of, 50)])
     }
 }
 

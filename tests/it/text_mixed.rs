@@ -37,8 +37,14 @@ const CUSTOMERS: i64 = 250;
 
 impl Letters {
     fn new() -> Self {
-        let churned =
-            LabelInfo { name: "churned".into(), data_type: DataType::Float64, horizon_days: 30, default: None };
+        let churned = LabelInfo {
+            name: "churned".into(),
+            data_type: DataType::Float64,
+            horizon_days: 30,
+            default: None,
+            default_class: None,
+            place: None,
+        };
         let mut letters = Letters { columns: Vec::new(), labels: vec![churned] };
         let schema = letters.features_at(after(60)).schema();
         letters.columns = schema.fields().iter().skip(1).map(|field| purchases::column(field)).collect();
@@ -90,13 +96,13 @@ impl SnapshotSource for Letters {
     async fn matrix(&self, as_of: AsOf) -> Result<FeatureStream> {
         Ok(Shop::stream(&self.features_at(as_of), as_of, 97))
     }
-    async fn outcome(&self, as_of: AsOf) -> Result<FeatureStream> {
+    async fn outcomes(&self, as_of: AsOf) -> Result<Vec<FeatureStream>> {
         let churned = (0..CUSTOMERS).map(|customer| f64::from(Self::letter(customer, as_of).1));
         let columns: Vec<(&str, ArrayRef)> = vec![
             ("customer_id", Arc::new(Int64Array::from_iter_values(0..CUSTOMERS))),
             ("churned", Arc::new(Float64Array::from_iter_values(churned))),
         ];
-        Ok(Shop::stream(&RecordBatch::try_from_iter(columns).unwrap(), as_of, 50))
+        Ok(vec![Shop::stream(&RecordBatch::try_from_iter(columns).unwrap(), as_of, 50)])
     }
 }
 

@@ -63,8 +63,8 @@ impl SnapshotSource for Counted {
         self.reads.fetch_add(1, Ordering::Relaxed);
         self.shop.matrix(as_of).await
     }
-    async fn outcome(&self, as_of: AsOf) -> Result<FeatureStream> {
-        self.shop.outcome(as_of).await
+    async fn outcomes(&self, as_of: AsOf) -> Result<Vec<FeatureStream>> {
+        self.shop.outcomes(as_of).await
     }
 }
 

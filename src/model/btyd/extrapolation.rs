@@ -13,6 +13,7 @@ use super::{BuyTillYouDie, Customer};
 use crate::model::calibration::{EDGE, logit};
 use crate::model::heads::{Head, Prediction, Ziln, make_monotone, sigmoid};
 use crate::model::season::Season;
+use crate::spec::Direction;
 
 /// A head that was not trained, and the one that speaks for it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -69,9 +70,14 @@ impl Extrapolation {
         let [before, after] = [self.from_days, self.days]
             .map(|days| head.season.map_or(0.0, |season| Season { days, ..season }.shift(date)));
         match short {
+            // The power is that of the probability of no purchase.
             Prediction::Probability(p) => {
                 let plain = sigmoid(logit(*p) - before);
-                Prediction::Probability(sigmoid(logit(plain.powf(stretch.power)) + after))
+                let long = match head.direction() {
+                    Direction::Falls => plain.powf(stretch.power),
+                    Direction::Rises => 1.0 - (1.0 - plain).powf(stretch.power),
+                };
+                Prediction::Probability(sigmoid(logit(long) + after))
             }
             Prediction::Value { mean, .. } => {
                 let of = |raw: &&[f64]| {
@@ -170,6 +176,7 @@ mod tests {
             label: "spend".into(),
             loss: Loss::Ziln,
             family: Some(("ltv".into(), 90)),
+            direction: None,
             weight: 1.0,
             place: Place::file("job.yaml"),
         };
@@ -208,6 +215,7 @@ mod tests {
                 label: "short".into(),
                 loss,
                 family: None,
+                direction: None,
                 weight: 1.0,
                 place: Place::file("job.yaml"),
             };

@@ -13,6 +13,7 @@ use crate::features::LabelColumn;
 use crate::lake::PublishedColumns;
 use crate::ledger::OutcomeRecord;
 use crate::spec::{HeadSpec, Loss, OutcomeMetric};
+use crate::training::label_rule;
 use crate::training::metrics::{self, Interval};
 use crate::{AsOf, Error, Result};
 
@@ -103,6 +104,13 @@ impl PastHead<'_> {
             return Ok(Err(format!("the predictions of {} have no customer", self.as_of)));
         }
         let pairs = self.pairs(head, label)?;
+        let broken = pairs.labels.iter().find_map(|value| Some((value, label_rule::broken_rule(&head.loss, *value)?)));
+        if let Some((value, rule)) = broken {
+            return Ok(Err(format!(
+                "its label `{}` of `{}` is {value} for somebody, and {rule}",
+                label.name, label.file
+            )));
+        }
         Ok(Ok(Judged {
             deciles: pairs.deciles(&head.name, self.as_of.date()),
             record: self.record(head, label, &pairs)?,
@@ -115,7 +123,7 @@ impl PastHead<'_> {
         let scores = predicted(0)?;
         let labels = match head.loss {
             Loss::Softmax => self.hits(&names[1], label)?,
-            _ => self.labels(head, label)?,
+            _ => self.labels(label)?,
         };
         let interval = match names.get(3).filter(|zero| self.predicted.rows.column_by_name(zero).is_some()) {
             Some(_) => Some([predicted(1)?, predicted(2)?, predicted(3)?]),
@@ -140,12 +148,11 @@ impl PastHead<'_> {
         Ok(pairs)
     }
 
-    /// The label of every predicted customer, as training reads it: without a row the default, a negative value is 0.
-    fn labels(&self, head: &HeadSpec, label: &LabelColumn) -> Result<Vec<Option<f64>>> {
+    /// The label of every predicted customer, as training reads it: without a row the default.
+    fn labels(&self, label: &LabelColumn) -> Result<Vec<Option<f64>>> {
         let happened = numbers(self.happened, &label.name)?;
         let of = |row: &Option<usize>| row.map_or(label.default, |row| happened[row]).filter(|value| value.is_finite());
-        let value = |value: f64| if head.loss == Loss::Ziln { value.max(0.0) } else { value };
-        Ok(self.rows.iter().map(|row| of(row).map(value)).collect())
+        Ok(self.rows.iter().map(of).collect())
     }
 
     /// Whether the likeliest class (in the column `class`) was the right one.
@@ -154,7 +161,10 @@ impl PastHead<'_> {
         let (predicted, happened) = (text(&self.predicted.rows, class)?, text(self.happened, &label.name)?);
         let (predicted, happened) = (predicted.as_string::<i32>(), happened.as_string::<i32>());
         let hit = |(place, row): (usize, &Option<usize>)| {
-            let came = row.filter(|row| happened.is_valid(*row)).map(|row| happened.value(row))?;
+            let came = match row {
+                Some(row) => happened.is_valid(*row).then(|| happened.value(*row)),
+                None => label.default_class.as_deref(),
+            }?;
             predicted.is_valid(place).then(|| f64::from(u8::from(predicted.value(place) == came)))
         };
         Ok(self.rows.iter().enumerate().map(hit).collect())
@@ -295,12 +305,21 @@ mod tests {
 
     fn head(loss: Loss) -> HeadSpec {
         let (name, label) = ("head".to_owned(), "label".to_owned());
-        HeadSpec { name, label, loss, weight: 1.0, family: None, place: Place::file("job.yaml") }
+        HeadSpec { name, label, loss, weight: 1.0, family: None, direction: None, place: Place::file("job.yaml") }
     }
 
     fn label(default: Option<f64>) -> LabelColumn {
         let (name, file) = ("label".to_owned(), "next.sql".to_owned());
-        LabelColumn { name, description: None, owner: None, file, horizon_days: 90, default }
+        LabelColumn {
+            name,
+            description: None,
+            owner: None,
+            file,
+            place: Place::file("next.sql"),
+            horizon_days: 90,
+            default,
+            default_class: None,
+        }
     }
 
     fn judge(predicted: PublishedColumns, happened: RecordBatch, loss: Loss, default: Option<f64>) -> Judged {
@@ -331,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_below_zero_counts_as_zero_and_without_a_default_a_label_is_not_known() {
+    fn a_label_that_does_not_fit_is_not_judged_and_without_a_default_it_is_not_known() {
         let value = floats([Some(5.0), Some(10.0), Some(1.0), Some(3.0), Some(4.0), Some(6.0)]);
         let zero = floats([Some(0.5), Some(0.1), Some(0.1), Some(0.2), Some(0.1), Some(0.1)]);
         let columns = vec![
@@ -340,7 +359,7 @@ mod tests {
             ("head_p90", floats([Some(19.0); 6])),
             ("head_p_zero", zero),
         ];
-        let came = || happened(floats([Some(20.0), Some(-3.0), Some(f64::NAN)]));
+        let came = || happened(floats([Some(20.0), Some(0.0), Some(f64::NAN)]));
         let found = judge(predicted(columns.clone()), came(), Loss::Ziln, None);
         let record = found.record;
         assert_eq!((record.judged, record.unlabelled), (2, 4));
@@ -348,6 +367,14 @@ mod tests {
         let covered = record.metrics["interval_coverage"];
         assert!((covered - 0.25).abs() < 1e-12, "20 lies above the interval, half of the atom at 0 within: {covered}");
         assert_eq!(record.metrics["total_bias"], -0.35);
+        let negative = happened(floats([Some(20.0), Some(-3.0), Some(1.0)]));
+        let (ltv, came_label) = (head(Loss::Ziln), label(None));
+        let all = predicted(columns.clone());
+        let rows = rows_of(&all, &negative, "customer_id").unwrap();
+        let as_of = AsOf::parse("2026-04-02", chrono_tz::UTC).unwrap();
+        let past = PastHead { predicted: &all, happened: &negative, rows: &rows, as_of };
+        let why = past.judge(&ltv, &came_label).unwrap().err().unwrap();
+        assert_eq!(why, "its label `label` of `next.sql` is -3 for somebody, and a label of `ziln` is 0 or more");
         let older = judge(predicted(columns[..3].to_vec()), came(), Loss::Ziln, None).record;
         assert!(!older.metrics.contains_key("interval_coverage") && older.metrics["total_bias"] == -0.35);
     }
@@ -366,6 +393,19 @@ mod tests {
         assert_eq!((record.judged, record.unscored, record.unlabelled), (2, 1, 3));
         assert_eq!((record.metrics["accuracy"], record.metrics["auc"]), (0.5, 1.0));
         assert_eq!(record.predicted_mean, Some(0.7));
+    }
+
+    #[test]
+    fn a_class_may_have_a_default_of_its_own() {
+        let columns = vec![("head_probability", floats([Some(0.5); 6])), ("head", texts([Some("none"); 6]))];
+        let (predicted, happened) = (predicted(columns), happened(texts([Some("a"), None, Some("b")])));
+        let label = LabelColumn { default_class: Some("none".into()), ..label(None) };
+        let rows = rows_of(&predicted, &happened, "customer_id").unwrap();
+        let as_of = AsOf::parse("2026-04-02", chrono_tz::UTC).unwrap();
+        let past = PastHead { predicted: &predicted, happened: &happened, rows: &rows, as_of };
+        let record = past.judge(&head(Loss::Softmax), &label).unwrap().unwrap().record;
+        assert_eq!((record.judged, record.unlabelled), (5, 1), "customer 4 has a row and no label");
+        assert_eq!(record.metrics["accuracy"], 0.8);
     }
 
     #[test]

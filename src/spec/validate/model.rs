@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::spec::job::*;
-use crate::spec::network::EmbeddingSpec;
+use crate::spec::network::{Direction, EmbeddingSpec};
 use crate::spec::node::Pos;
 use crate::spec::paths::Root;
 use crate::spec::problems::Problems;
@@ -172,12 +172,18 @@ fn head(raw: &RawHead, pos: Pos, problems: &mut Problems) -> Option<HeadSpec> {
         }
     };
     let weight = positive(&raw.weight, 1.0, problems);
+    if let Some(at) = &raw.direction {
+        let probability = !matches!(raw.loss.get(), Some(LossName::Ziln | LossName::Mse | LossName::Softmax));
+        let hint = "remove it: it says where the probability of a `bce` head goes as its horizon grows";
+        problems.require(probability && family.is_some(), at.key, "`direction` has no meaning here", hint);
+    }
     Some(HeadSpec {
         name: raw.name.get()?.0.clone(),
         label: raw.label.get()?.clone(),
         loss: (*raw.loss.get()?).into(),
         weight,
         family,
+        direction: raw.direction.as_ref().and_then(At::get).copied(),
         place: problems.place(pos),
     })
 }
@@ -232,7 +238,7 @@ fn names_and_labels(heads: &[(&RawHead, Pos)], key: Option<&str>, problems: &mut
 
 /// Heads of one family share a loss and differ in their horizons.
 fn families(heads: &[(&RawHead, Pos)], problems: &mut Problems) {
-    let mut seen: BTreeMap<&str, (LossName, Vec<u64>)> = BTreeMap::new();
+    let mut seen: BTreeMap<&str, (LossName, Option<Direction>, Vec<u64>)> = BTreeMap::new();
     for (head, _) in heads {
         let Some(at) = &head.family else { continue };
         let Some(family) = at.get() else { continue };
@@ -244,7 +250,13 @@ fn families(heads: &[(&RawHead, Pos)], problems: &mut Problems) {
         let ordered = *loss != LossName::Softmax;
         let hint = "a family orders numbers: use it with `bce`, `ziln` or `mse`";
         problems.require(ordered, at.pos, "classes have no order over horizons", hint);
-        let (first, horizons) = seen.entry(&name.0).or_insert((*loss, Vec::new()));
+        let direction = head.direction.as_ref().and_then(At::get).copied();
+        let (first, known, horizons) = seen.entry(&name.0).or_insert((*loss, direction, Vec::new()));
+        if let (Some(at), Some(direction)) = (&head.direction, direction) {
+            let message = format!("the heads of family `{}` have different directions", name.0);
+            let same = known.replace(direction).is_none_or(|known| known == direction);
+            problems.require(same, at.pos, message, "all horizons of one outcome rise, or all of them fall");
+        }
         let message = format!("the heads of family `{}` have different losses", name.0);
         problems.require(first == loss, at.pos, message, "horizons can only be compared under one loss");
         let message = format!("family `{}` has two heads for {days} days", name.0);

@@ -6,7 +6,7 @@ use super::Phases;
 use crate::error::Problem;
 use crate::model::btyd::{BuyTillYouDie, Customer, Extrapolation, extrapolation::Stretch};
 use crate::model::heads::Head;
-use crate::spec::{HeadSpec, Loss, ModelSpec, TrainSpec};
+use crate::spec::{Direction, HeadSpec, Loss, ModelSpec, TrainSpec};
 use crate::training::LabelInfo;
 use crate::{AsOf, Error, Result};
 
@@ -44,6 +44,13 @@ impl HeadPlan {
         first_event: AsOf,
         train: &TrainSpec,
     ) -> Result<Self> {
+        let direction = |head: &HeadSpec| {
+            let default = labels.iter().find(|label| label.name == head.label).and_then(|label| label.default);
+            let follows = head.loss == Loss::Bce && head.family.is_some();
+            head.direction.or_else(|| Direction::of_default(default).filter(|_| follows))
+        };
+        let heads = model.heads.iter().map(|head| HeadSpec { direction: direction(head), ..head.clone() });
+        let model = &ModelSpec { heads: heads.collect(), ..model.clone() };
         let days = |head: &HeadSpec| labels.iter().find(|l| l.name == head.label).map_or(0, |l| l.horizon_days);
         let oldest = first_event.plus_days(u64::from(train.warmup_days));
         let fits = |head: &HeadSpec| as_of.minus_days(u64::from(days(head))).date() >= oldest.date();

@@ -156,7 +156,7 @@ mod tests {
             parts: vec![0, 1, 2, 3, 4, 0, 1, 2, 3, 4],
             customers: Vec::new(),
             kept: Vec::new(),
-            negative: 0,
+            unlabelled: Vec::new(),
         };
         let dates =
             Dates { all: vec![newest, older], validation: vec![newest], training: vec![older], split: Split::ByTime };

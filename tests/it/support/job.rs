@@ -75,6 +75,8 @@ pub struct JobFolder {
     pub train: String,
     pub more: String,
     pub files: Vec<(String, String)>,
+    /// Orders have a `loaded_at`, so many days after their time.
+    pub loaded_days_later: Option<f64>,
 }
 
 /// The instant so many days before [`END`].
@@ -113,6 +115,7 @@ impl JobFolder {
             files: [("features/orders", FEATURES), ("features/rhythm", RHYTHM), ("labels/next", LABELS)]
                 .map(|(name, text)| (format!("sql/{name}.sql"), text.to_owned()))
                 .to_vec(),
+            loaded_days_later: None,
         }
     }
 
@@ -162,15 +165,17 @@ impl JobFolder {
                 ("signed_up_at", times(self.customers.iter().map(|(_, day)| *day).collect())),
             ],
         );
-        self.parquet(
-            "orders/a.parquet",
-            vec![
-                ("order_id", keys((1..=self.orders.len() as i64).collect())),
-                ("customer_id", keys(self.orders.iter().map(|order| order.customer).collect())),
-                ("ordered_at", times(self.orders.iter().map(|order| order.days_before).collect())),
-                ("amount", Arc::new(Float64Array::from_iter_values(self.orders.iter().map(|order| order.amount)))),
-            ],
-        );
+        let mut orders = vec![
+            ("order_id", keys((1..=self.orders.len() as i64).collect())),
+            ("customer_id", keys(self.orders.iter().map(|order| order.customer).collect())),
+            ("ordered_at", times(self.orders.iter().map(|order| order.days_before).collect())),
+            ("amount", Arc::new(Float64Array::from_iter_values(self.orders.iter().map(|order| order.amount)))),
+        ];
+        if let Some(later) = self.loaded_days_later {
+            let loaded = self.orders.iter().map(|order| order.days_before - later).collect();
+            orders.push(("loaded_at", times(loaded)));
+        }
+        self.parquet("orders/a.parquet", orders);
         self
     }
 

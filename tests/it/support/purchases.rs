@@ -154,6 +154,8 @@ fn labels() -> Vec<LabelInfo> {
         data_type: arrow::datatypes::DataType::Float64,
         horizon_days,
         default,
+        default_class: None,
+        place: None,
     };
     vec![
         label("spend_30d", 30, Some(0.0)),
@@ -196,14 +198,22 @@ impl SnapshotSource for Shop {
     async fn matrix(&self, as_of: AsOf) -> Result<FeatureStream> {
         Ok(Shop::stream(&self.features_at(as_of), as_of, 97))
     }
-    async fn outcome(&self, as_of: AsOf) -> Result<FeatureStream> {
-        Ok(Shop::stream(&self.outcome_at(as_of), as_of, 50))
+    async fn outcomes(&self, as_of: AsOf) -> Result<Vec<FeatureStream>> {
+        Ok(vec![Shop::stream(&self.outcome_at(as_of), as_of, 50)])
     }
 }
 
 pub fn head(name: &str, label: &str, loss: Loss, family: Option<(&str, u32)>) -> HeadSpec {
     let family = family.map(|(name, days)| (name.to_owned(), days));
-    HeadSpec { name: name.into(), label: label.into(), loss, weight: 1.0, family, place: Place::file("job.yaml") }
+    HeadSpec {
+        name: name.into(),
+        label: label.into(),
+        loss,
+        weight: 1.0,
+        family,
+        direction: None,
+        place: Place::file("job.yaml"),
+    }
 }
 
 /// A job with churn and value over two horizons and a class.
