@@ -153,6 +153,7 @@ pub(super) fn run(command: FeaturesCommand, global: &GlobalArgs, printer: &Print
                 let plan = Plan::new(&spec).await?;
                 let lake = Lake::open(&spec, &engine)?;
                 pipeline::warn_of_passed_over(&lake, printer).await?;
+                lake.refuse_before_first_event(as_of).await?;
                 let session = lake.session(Visibility::at(as_of)).await?;
                 let row = plan.features.show(&session, &spec, as_of, &key).await?.ok_or_else(|| {
                     Error::user(format!("there is no customer `{key}` at {as_of}"))

@@ -1,6 +1,6 @@
 //! What lies ahead: label files, aggregates of the rows in `[as_of, as_of + horizon)`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use arrow::datatypes::DataType;
@@ -98,6 +98,15 @@ impl LabelSet {
                 horizon_days: horizon_of(file),
             };
             file.outputs(&self.key).into_iter().map(column).collect::<Vec<_>>()
+        };
+        self.files.iter().flat_map(of_file).collect()
+    }
+
+    /// The declared tables behind each label column, through views.
+    pub fn tables(&self, features: &FeatureSet) -> BTreeMap<String, BTreeSet<String>> {
+        let of_file = |file: &Definition| {
+            let tables = features.tables_behind(std::iter::once(file));
+            file.outputs(&self.key).into_iter().map(|(name, ..)| (name, tables.clone())).collect::<Vec<_>>()
         };
         self.files.iter().flat_map(of_file).collect()
     }

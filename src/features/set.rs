@@ -1,6 +1,6 @@
 //! The SQL files of a job, read together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use arrow::datatypes::Field;
@@ -64,6 +64,26 @@ impl FeatureSet {
             name_is_free(&features, key, &mut problems);
         }
         (FeatureSet { entity: task.entity.clone(), population, views, features, sequence }, problems)
+    }
+
+    /// The declared tables behind the feature files and the model's events, through views.
+    pub fn tables(&self) -> BTreeSet<String> {
+        let files = self.features.iter().chain(self.sequence.as_ref().map(|sequence| &sequence.events));
+        self.tables_behind(files)
+    }
+
+    /// The tables behind files, through views.
+    pub(super) fn tables_behind<'a>(&'a self, files: impl Iterator<Item = &'a Definition>) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        let mut waiting: Vec<&str> = files.flat_map(|file| file.tables.iter().map(|(name, _)| name.as_str())).collect();
+        while let Some(name) = waiting.pop() {
+            if found.insert(name.to_owned())
+                && let Some(view) = self.views.iter().find(|view| view.stem == name)
+            {
+                waiting.extend(view.tables.iter().map(|(name, _)| name.as_str()));
+            }
+        }
+        found
     }
 
     /// Whether the newest events of a customer are read.

@@ -7,7 +7,7 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::datatypes::DataType;
 use chrono::{DateTime, Utc};
-use datafusion::functions_aggregate::expr_fn::{max, min};
+use datafusion::functions_aggregate::expr_fn::min;
 use datafusion::logical_expr::{Expr, cast};
 use datafusion::prelude::{DataFrame, ParquetReadOptions, SessionContext, ident};
 use url::Url;
@@ -16,40 +16,6 @@ use super::point_in_time::column_type;
 use super::{EngineOptions, Lake, Store, Visibility, session, tables};
 use crate::spec::{ColumnType, JobSpec, TableSpec};
 use crate::{Error, Result};
-
-/// When the events of a lake begin and end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EventSpan {
-    /// The earliest event of any table.
-    pub first: DateTime<Utc>,
-    /// The newest one.
-    pub last: DateTime<Utc>,
-}
-
-impl Lake {
-    /// The span of the events that are visible at `at`; `None` for a lake without any.
-    pub async fn event_span(&self, at: Visibility) -> Result<Option<EventSpan>> {
-        let context = self.session(at).await?;
-        let mut span: Option<EventSpan> = None;
-        for table in self.tables.iter().map(|table| &table.spec) {
-            let Some(event_time) = &table.event_time else { continue };
-            let rows = context.table(tables::reference(&table.name)).await?;
-            let plain = plain_time(table, event_time);
-            let ends = vec![min(plain.clone()).alias("first"), max(plain).alias("last")];
-            for batch in rows.aggregate(vec![], ends)?.collect().await? {
-                let end = |column: usize| {
-                    let values = batch.column(column).as_primitive::<arrow::datatypes::Int64Type>();
-                    values.iter().flatten().next().and_then(|value| self.instant(table, value))
-                };
-                if let (Some(first), Some(last)) = (end(0), end(1)) {
-                    let known = span.unwrap_or(EventSpan { first, last });
-                    span = Some(EventSpan { first: known.first.min(first), last: known.last.max(last) });
-                }
-            }
-        }
-        Ok(span)
-    }
-}
 
 /// Some columns of a published table.
 #[derive(Debug)]
@@ -95,7 +61,7 @@ impl Lake {
 }
 
 /// The integer behind a time: days of a date, microseconds of a timestamp.
-fn plain_time(table: &TableSpec, column: &str) -> Expr {
+pub(super) fn plain_time(table: &TableSpec, column: &str) -> Expr {
     let plain = match column_type(table, column) {
         Some(ColumnType::Date) => cast(ident(column), DataType::Int32),
         _ => cast(cast(ident(column), ColumnType::Timestamp.arrow(table.timezone)), DataType::Int64),

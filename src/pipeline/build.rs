@@ -63,6 +63,9 @@ pub async fn build(
     // What is wrong with the job is said rather than what is wrong with the lake.
     let (plan, states) = join!(plan, look);
     let (plan, states) = (plan?, states?);
+    for (as_of, _) in files {
+        lake.refuse_before_first_event(*as_of).await?;
+    }
     let features = plan.features.without_sequence();
     if let Some(states) = states {
         let built = pass(&features, spec, &lake, files, Some(Arc::clone(&states))).await?;

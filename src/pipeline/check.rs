@@ -9,7 +9,7 @@ use crate::error::{Class, Problem};
 use crate::lake::{EngineOptions, Lake, Store, publish};
 use crate::model::Bundle;
 use crate::model::files::check_replaceable;
-use crate::spec::{EntityTask, JobSpec, Task};
+use crate::spec::{EntitySource, EntityTask, JobSpec, Task};
 use crate::{AsOf, Error, Result};
 
 /// What a check that found nothing wrong looked at.
@@ -68,6 +68,8 @@ async fn checked(spec: &JobSpec) -> Result<(CheckReport, Option<Plan>)> {
             report.heads = task.model.iter().flat_map(|m| &m.heads).map(|head| head.name.clone()).collect();
             report.stages = plan.stages.iter().flat_map(|stages| stages.stages().map(str::to_owned)).collect();
             report.notes.extend(check_bundle(spec, task, &plan)?);
+            let timeless = task.model.as_ref().and_then(|_| timeless_population(spec, task));
+            report.notes.extend(timeless.map(|problem| problem.to_string()));
             planned = Some(plan);
         }
         Task::TextClassifier(task) => {
@@ -99,6 +101,9 @@ pub async fn check_online(spec: &JobSpec, as_of: AsOf, engine: &EngineOptions) -
     report.alerts = found.stale.iter().map(ToString::to_string).collect();
     report.notes.extend(found.notes);
     problems.extend(found.problems);
+    if problems.is_empty() {
+        report.notes.extend(lake.odd_times(as_of).await?);
+    }
     if let Task::Entity(task) = spec.task()
         && let Some(model) = &task.model
         && let Err(error) = Bundle::open(&model.bundle)
@@ -150,4 +155,26 @@ pub(super) fn encoder_problem(folder: &Path) -> Option<Problem> {
 pub(super) fn ready_to_train(task: &EntityTask) -> Result<()> {
     let text = task.model.as_ref().and_then(|model| model.text.as_ref());
     Error::all(text.and_then(|text| encoder_problem(&text.encoder)).into_iter().collect())
+}
+
+/// A population that is the same at every date: who came later is in past snapshots too, and has done nothing there.
+fn timeless_population(spec: &JobSpec, task: &EntityTask) -> Option<Problem> {
+    let EntitySource::Table { table, since: None } = &task.entity.source else { return None };
+    let table = spec.tables().iter().find(|known| known.name == *table)?;
+    if table.event_time.is_some() || table.known_at.is_some() {
+        return None;
+    }
+    let message = format!(
+        "nothing says when a row of `{}` came: customers of later days are in every past snapshot, and `train` and `evaluate` \
+         refuse that",
+        table.name
+    );
+    let hint = "name the time column in which they came by `since`, or as the table's `event_time`; or give a `query` of who had \
+                come by `$as_of`";
+    Some(Problem::new(message).at(task.entity.place.clone()).hint(hint))
+}
+
+/// Whether the customers of a past date can be told.
+pub(super) fn past_is_known(spec: &JobSpec) -> Result<()> {
+    Error::all(timeless_population(spec, spec.entity_task()?).into_iter().collect())
 }

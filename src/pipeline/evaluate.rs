@@ -73,6 +73,7 @@ pub async fn evaluate(
     let horizon = u64::from(plan.labels.horizon_days());
     let source = LakeSnapshots::new(spec, &plan, &options.engine, as_of.plus_days(horizon)).await?;
     source.warn_of_passed_over(printer).await?;
+    source.notes().await?.iter().for_each(|note| printer.warn(note));
 
     // The stages' conditions look at features as they come.
     let features = |name: &&str| plan.columns.iter().any(|column| column.name == **name);

@@ -210,6 +210,7 @@ impl Night<'_> {
             true => None,
             false => state::open(self.spec, &self.options.engine, self.lake, self.printer).await?,
         };
+        self.lake.refuse_before_first_event(self.as_of).await?;
         let visible = Visibility::at(self.as_of);
         let store = Store::open(&self.publish.url)?;
         let shrink = (self.publish.max_shrink, self.options.accept_shrink);
@@ -217,6 +218,10 @@ impl Night<'_> {
         self.record.measured(&self.lake.sizes(visible).await?);
         guard.check_tables(self.spec.tables(), &mut self.record)?;
         let scored = self.score(bundle, &tables, dir.path(), states.clone()).await?;
+        for note in self.lake.odd_times(self.as_of).await? {
+            self.printer.warn(&note);
+            self.record.notes.push(note);
+        }
         scored.notes.iter().for_each(|note| self.printer.warn(note));
         self.record.notes.extend(scored.notes.iter().cloned());
         self.record.counts.customers = scored.spill.rows();

@@ -1,6 +1,6 @@
 //! Training on the lake: features and labels at past dates, by the SQL of the nightly run.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use super::check::ready_to_train;
 use super::plan::Plan;
 use crate::features::{BATCH_ROWS, FeatureColumn, FeatureStream};
-use crate::lake::{EngineOptions, EventSpan, Lake, Visibility};
+use crate::lake::{EngineOptions, Lake, TableHistory, Visibility};
 use crate::model::device::DeviceChoice;
 use crate::printer::Printer;
 use crate::spec::{EntitySource, JobSpec};
@@ -39,6 +39,7 @@ pub async fn train(
     // No label window may reach beyond the day of the training, and nothing that became known later counts.
     let source = LakeSnapshots::new(spec, &plan, engine, as_of).await?;
     source.warn_of_passed_over(printer).await?;
+    source.notes().await?.iter().for_each(|note| printer.warn(note));
     let job = TrainJob { name: spec.name(), task, device };
     train_watched(&source, job, as_of, printer, watch).await
 }
@@ -49,7 +50,12 @@ pub(super) struct LakeSnapshots<'a> {
     plan: &'a Plan,
     lake: Lake,
     labels: Vec<LabelInfo>,
-    span: EventSpan,
+    /// The events of the tables that features and labels read.
+    histories: Vec<TableHistory>,
+    /// The tables behind each label.
+    label_tables: BTreeMap<String, BTreeSet<String>>,
+    /// The first day on which both features and labels have events.
+    begin: AsOf,
     /// What became known at or after this day does not count, not even as a label.
     known: AsOf,
     /// Matrices of dates that shared a pass, and the folder that they are in.
@@ -60,12 +66,24 @@ pub(super) struct LakeSnapshots<'a> {
 impl<'a> LakeSnapshots<'a> {
     /// Refuses a lake whose events end well before `known`: outcomes would be cut off and look like customers who left.
     pub async fn new(spec: &'a JobSpec, plan: &'a Plan, engine: &EngineOptions, known: AsOf) -> Result<Self> {
+        super::check::past_is_known(spec)?;
         let lake = Lake::open(spec, engine)?;
-        let span = lake.event_span(Visibility::at(known)).await?.ok_or_else(|| {
-            Error::user(format!("the lake holds no event before {known}"))
+        let (of_features, label_tables) = (plan.features.tables(), plan.labels.tables(&plan.features));
+        let of_labels: BTreeSet<String> = label_tables.values().flatten().cloned().collect();
+        let histories = lake.history(Visibility::at(known), &of_features.union(&of_labels).cloned().collect()).await?;
+        let nothing = || {
+            Error::user(format!("the tables that features and labels read hold no event before {known}"))
                 .hint("`tenure check --online` looks at the tables")
-        })?;
-        let newest = span.last.with_timezone(&spec.timezone()).date_naive();
+        };
+        // The later of the two: before it, features or labels are empty whatever a customer does.
+        let first_of = |tables: &BTreeSet<String>| {
+            let read = histories.iter().filter(|history| tables.contains(&history.table));
+            read.filter_map(TableHistory::first).min()
+        };
+        let first = first_of(&of_features).max(first_of(&of_labels)).ok_or_else(nothing)?;
+        let begin = AsOf::new(first.with_timezone(&spec.timezone()).date_naive(), spec.timezone());
+        let last = histories.iter().filter_map(TableHistory::last).max().ok_or_else(nothing)?;
+        let newest = last.with_timezone(&spec.timezone()).date_naive();
         if newest < known.minus_days(QUIET_DAYS).date() {
             let latest = AsOf::new(newest, spec.timezone()).plus_days(1);
             let horizon = u64::from(plan.labels.horizon_days());
@@ -85,7 +103,18 @@ impl<'a> LakeSnapshots<'a> {
         });
         let folder = scratch::folder("tenure-snapshots-")?;
         let (labels, ready) = (labels.collect(), Mutex::default());
-        Ok(LakeSnapshots { spec, plan, lake, labels, span, known, ready, folder })
+        Ok(LakeSnapshots { spec, plan, lake, labels, histories, label_tables, begin, known, ready, folder })
+    }
+
+    /// What should be told of the events: those that are far from the rest, and dates that cannot be.
+    pub async fn notes(&self) -> Result<Vec<String>> {
+        let mut notes: Vec<String> = self.histories.iter().filter_map(TableHistory::note).collect();
+        notes.extend(self.lake.odd_times(self.known).await?);
+        Ok(notes)
+    }
+
+    fn histories_of<'b>(&'b self, tables: Option<&'b BTreeSet<String>>) -> impl Iterator<Item = &'b TableHistory> {
+        self.histories.iter().filter(move |history| tables.is_some_and(|tables| tables.contains(&history.table)))
     }
 
     fn ready(&self) -> MutexGuard<'_, HashMap<AsOf, PathBuf>> {
@@ -138,8 +167,14 @@ impl SnapshotSource for LakeSnapshots<'_> {
     }
 
     async fn first_event(&self) -> Result<AsOf> {
-        let timezone = self.spec.timezone();
-        Ok(AsOf::new(self.span.first.with_timezone(&timezone).date_naive(), timezone))
+        Ok(self.begin)
+    }
+
+    fn window_is_empty(&self, label: &str, as_of: AsOf) -> bool {
+        let days = self.labels.iter().find(|known| known.name == label).map_or(0, |label| label.horizon_days);
+        let until = as_of.plus_days(u64::from(days));
+        let mut behind = self.histories_of(self.label_tables.get(label)).peekable();
+        behind.peek().is_some() && !behind.any(|history| history.has_events(as_of, until))
     }
 
     /// Reads the tables once for all dates, where a later date sees all that an earlier one sees. The newest events of a customer

@@ -48,6 +48,7 @@ pub async fn tune(
     let device = device.resolve()?;
     let source = LakeSnapshots::new(spec, &plan, engine, as_of).await?;
     source.warn_of_passed_over(printer).await?;
+    source.notes().await?.iter().for_each(|note| printer.warn(note));
     let job = TrainJob { name: spec.name(), task, device };
     let options = TuneOptions {
         folder: &folder,

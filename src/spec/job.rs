@@ -150,6 +150,8 @@ pub struct EntitySpec {
     pub source: EntitySource,
     /// The key column, present in every feature file.
     pub key: String,
+    /// Where it stands.
+    pub place: Place,
 }
 
 /// Where the population comes from.
@@ -332,9 +334,9 @@ pub struct HeadSpec {
     pub loss: Loss,
     /// The factor of its loss in training.
     pub weight: f64,
-    /// Horizons of one family are made monotone: values never fall with the horizon, probabilities go by their direction.
+    /// Horizons of one family are made monotone.
     pub family: Option<(String, u32)>,
-    /// Where the probability goes as the horizon grows, if the job says so; else the label's default tells.
+    /// Where the probability goes with the horizon; else the label's default tells.
     pub direction: Option<Direction>,
     /// Where it stands.
     pub place: Place,

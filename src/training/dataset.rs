@@ -51,6 +51,8 @@ pub struct Unlabelled {
     pub absent: usize,
     /// The trained model does not know the class.
     pub unknown_class: usize,
+    /// Dates, not rows, in whose window the tables of the label have no row at all.
+    pub empty_windows: usize,
 }
 
 impl Unlabelled {
@@ -73,6 +75,12 @@ impl Unlabelled {
             notes.push(format!(
                 "`{head}`: {} of {rows} rows have a class in `{label}` that the model does not know",
                 self.unknown_class
+            ));
+        }
+        if self.empty_windows > 0 {
+            let dates = if self.empty_windows == 1 { "1 date" } else { &format!("{} dates", self.empty_windows) };
+            notes.push(format!(
+                "`{head}`: the tables of its label `{label}` have no row in the window of {dates}, which teach it nothing"
             ));
         }
         notes
@@ -216,7 +224,12 @@ impl<'a> Gatherer<'a> {
                 let outcome = self.outcome(*date).await?;
                 let start = data.labels[head].len();
                 let default = self.default_of(head);
-                let (labels, unlabelled) = outcome.of(head, default, &keys);
+                let (mut labels, mut unlabelled) = outcome.of(head, default, &keys);
+                if self.source.window_is_empty(&self.infos[head].name, *date) {
+                    labels.fill(f64::NAN);
+                    unlabelled = Unlabelled::default();
+                    data.unlabelled[head].empty_windows += 1;
+                }
                 data.labels[head].extend(labels);
                 data.unlabelled[head].null += unlabelled.null;
                 data.unlabelled[head].absent += unlabelled.absent;

@@ -22,9 +22,21 @@ impl Dates {
     /// `warmup` days lie between the first event and a snapshot. Training snapshots end their label windows before the
     /// first validating one; where none does, customers are split instead.
     pub fn plan(as_of: AsOf, horizon: u32, first_event: AsOf, train: &TrainSpec) -> Result<Self> {
+        Self::plan_without(as_of, horizon, first_event, train, &|_| false)
+    }
+
+    /// As [`Self::plan`], without dates of which this holds.
+    pub fn plan_without(
+        as_of: AsOf,
+        horizon: u32,
+        first_event: AsOf,
+        train: &TrainSpec,
+        left_out: &dyn Fn(AsOf) -> bool,
+    ) -> Result<Self> {
         let oldest = first_event.plus_days(u64::from(train.warmup_days));
         let date = |k: usize| as_of.minus_days(u64::from(horizon) + k as u64 * u64::from(train.every_days));
-        let all: Vec<AsOf> = (0..train.count).map(date).take_while(|d| d.date() >= oldest.date()).collect();
+        let all = (0..train.count).map(date).take_while(|d| d.date() >= oldest.date());
+        let all: Vec<AsOf> = all.filter(|date| !left_out(*date)).collect();
         let Some(newest) = all.first() else {
             return Err(too_short(as_of, horizon, first_event, train));
         };

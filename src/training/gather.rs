@@ -31,7 +31,16 @@ pub(super) async fn gather<'a>(
 ) -> Result<Gathered<'a>> {
     let first_event = source.first_event().await?;
     let mut gatherer = Gatherer::new(source, &plan.trained, &task.entity.key)?;
-    let dates = Dates::plan(as_of, gatherer.horizon(), first_event, &task.train)?;
+    let heads = &plan.trained.heads;
+    let is_empty = |date: AsOf| heads.iter().all(|head| source.window_is_empty(&head.label, date));
+    let dates = Dates::plan_without(as_of, gatherer.horizon(), first_event, &task.train, &is_empty)?;
+    // Between the dates that are there.
+    let begin = dates.all.last().copied().unwrap_or(as_of);
+    let every = u64::from(task.train.every_days);
+    let asked = (0..task.train.count).map(|k| as_of.minus_days(u64::from(gatherer.horizon()) + k as u64 * every));
+    for date in asked.filter(|date| date.date() >= begin.date() && is_empty(*date)) {
+        printer.warn(format!("{date} is left out: the tables of the labels have no row in the days from it on"));
+    }
     let progress = printer.progress("snapshots", Some(dates.all.len() as u64));
     let noted = |date: AsOf| {
         progress.note(date.to_string());

@@ -39,6 +39,10 @@ pub trait SnapshotSource: Send + Sync {
     fn label_hashes(&self) -> BTreeMap<String, String>;
     /// The first day of which there is any event.
     async fn first_event(&self) -> Result<AsOf>;
+    /// Whether the tables behind a label have no row at all in its days from `as_of` on: then nobody knows what happened.
+    fn window_is_empty(&self, _label: &str, _as_of: AsOf) -> bool {
+        false
+    }
     /// Hears of dates whose features are asked for next: what they share can be read once.
     async fn prepare(&self, _dates: &[AsOf]) -> Result<()> {
         Ok(())

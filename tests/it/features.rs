@@ -165,7 +165,7 @@ async fn several_label_files_make_one_row_per_customer() {
         );
     let (features, labels) = (shop.load().unwrap(), shop.labels().unwrap());
     let ahead = labels.labels(&features, &shop.context(2, 2), &shop.tables, utc("2026-06-10")).await.unwrap();
-    assert_eq!(text(&whole(ahead).await.unwrap()), "customer_id orders_1d churned_30d\n1 1 0\n2 0 0");
+    assert_eq!(text(&whole(ahead).await.unwrap()), "customer_id orders_1d churned_30d\n1 1 0\n2 - 0");
     assert_eq!(labels.columns()[1].default, Some(1.0));
 }
 

@@ -15,6 +15,7 @@ mod duckdb;
 mod encoder;
 mod evaluation;
 mod features;
+mod history;
 mod invalid_sql;
 mod jobs;
 mod labels;

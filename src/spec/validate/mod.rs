@@ -247,7 +247,7 @@ fn entity_spec(raw: &RawEntity, pos: Pos, tables: &Tables, root: &Root, problems
             return None;
         }
     };
-    Some(EntitySpec { source, key: raw.key.get()?.clone() })
+    Some(EntitySpec { source, key: raw.key.get()?.clone(), place: problems.place(pos) })
 }
 
 /// A folder that is not within that of a table.

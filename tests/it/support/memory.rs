@@ -31,6 +31,7 @@ impl Shop {
         let entity = EntitySpec {
             source: EntitySource::Table { table: "customers".into(), since: Some("signed_up_at".into()) },
             key: "customer_id".into(),
+            place: Place::file("job.yaml"),
         };
         let train = TrainSpec {
             every_days: 30,

@@ -222,6 +222,7 @@ pub fn task(bundle: &Path) -> EntityTask {
         entity: EntitySpec {
             source: EntitySource::Table { table: "customers".into(), since: None },
             key: "customer_id".into(),
+            place: Place::file("job.yaml"),
         },
         views: Vec::new(),
         features: Vec::new(),
