@@ -55,7 +55,7 @@ impl ExplainedFile {
     fn item_of(&self, aggregate: usize) -> Option<&Item> {
         let LogicalPlan::Projection(projection) = self.plans.first()? else { return None };
         let own = |column: &&Column| column.name.starts_with(&format!("__a{aggregate}_"));
-        let uses = |expr: &Expr| expr.column_refs().iter().any(|column| own(column));
+        let uses = |expr: &Expr| expr.column_refs().iter().any(&own);
         let select = projection.expr.iter().skip(1).zip(&self.columns);
         select.into_iter().find(|(expr, _)| uses(expr)).map(|(_, column)| &column.item)
     }

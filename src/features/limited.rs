@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn a_panic_is_an_error() {
-        let error = run(|| panic!("on purpose"), MAX_TIME, MAX_MEMORY).map(|()| ()).unwrap_err();
+        let error = run::<()>(|| panic!("on purpose"), MAX_TIME, MAX_MEMORY).unwrap_err();
         assert_eq!(error.class(), crate::error::Class::Bug);
         assert!(error.to_string().contains("on purpose"));
     }
