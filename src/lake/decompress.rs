@@ -30,11 +30,6 @@ const CHUNK: usize = 64 << 10;
 #[derive(Debug)]
 pub(super) struct Decompressing(pub Arc<dyn ObjectStore>);
 
-/// The scheme under which queries find the unpacking store of a bucket.
-pub(super) fn scheme(scheme: &str) -> String {
-    format!("unpacked+{scheme}")
-}
-
 impl std::fmt::Display for Decompressing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Decompressing({})", self.0)

@@ -31,7 +31,7 @@ use url::Url;
 
 use super::adapter;
 use super::csv;
-use super::decompress::{self, Decompressing};
+use super::decompress::Decompressing;
 use super::delta::{self, DeletedRows, DeltaFile};
 use super::listed::ListedStore;
 use super::naive_times;
@@ -103,8 +103,6 @@ struct Listing {
 pub(super) struct TableFiles {
     pub store: Arc<ListedStore>,
     pub store_url: ObjectStoreUrl,
-    /// The bucket in which queries read the table: that of `store_url`, but for CSV, which may be compressed.
-    pub scan_url: ObjectStoreUrl,
     root: Path,
     url: Url,
     listed: OnceCell<Listing>,
@@ -128,29 +126,15 @@ impl TableFiles {
             .map_err(|e| Error::user(format!("`{url}` is not a path")).at(table.place.clone()).because(e))?;
         let bucket = &url[..url::Position::BeforePath];
         let store_url = ObjectStoreUrl::parse(bucket)?;
-        let scan_url = match table.format {
-            Format::Parquet => store_url.clone(),
-            Format::Csv => ObjectStoreUrl::parse(decompress::scheme(bucket))?,
-        };
         Ok(TableFiles {
             store: Arc::clone(store),
             store_url,
-            scan_url,
             root,
             url: url.clone(),
             listed: OnceCell::new(),
             opened: Mutex::default(),
             vouched: Mutex::default(),
         })
-    }
-
-    /// Registers the stores in which queries find the table.
-    pub(super) fn register(&self, runtime: &RuntimeEnv) {
-        runtime.register_object_store(self.store_url.as_ref(), Arc::clone(&self.store) as _);
-        if self.scan_url != self.store_url {
-            runtime
-                .register_object_store(self.scan_url.as_ref(), Arc::new(Decompressing(Arc::clone(&self.store) as _)));
-        }
     }
 
     /// Every file, sorted by path; listed once, so that all sessions of a run see the same. A table that is not there is an error,

@@ -138,7 +138,7 @@ impl Lake {
                 },
             };
             let files = TableFiles::new(spec, &store)?;
-            files.register(&runtime);
+            runtime.register_object_store(files.store_url.as_ref(), Arc::clone(&store) as _);
             stores.insert(bucket, store);
             let spec = TableSpec { timezone, ..spec.clone() };
             tables.push(Table { spec: Arc::new(spec), checks: Arc::new(checks), files: Arc::new(files) });

@@ -255,7 +255,7 @@ impl LakeTable {
         };
         let table = ScannedTable { name: self.spec.name.clone(), store: Arc::clone(&self.files.store) };
         let source = ScanSource::around(source, Arc::new(table));
-        let config = FileScanConfigBuilder::new(self.files.scan_url.clone(), source)
+        let config = FileScanConfigBuilder::new(self.files.store_url.clone(), source)
             .with_file_groups(groups)
             .with_statistics(statistics)
             .with_projection_indices(Some(columns))?
