@@ -153,8 +153,8 @@ pub(super) fn identity(spec: &TableSpec, checks: &Checks, timezone: Tz) -> Strin
     let good = checks.good().map(|good| good.to_string());
     let identity = (spec.url.as_str(), columns, &spec.partition_by, &spec.event_time, good, timezone.name());
     // A clock other than UTC has a say in what SQL makes of a time, and in what a time without a zone is.
-    let clock = (!is_utc(timezone)).then(|| format!("local times, {:?}", spec.naive_times)).unwrap_or_default();
-    let csv = (spec.csv != CsvFormat::default()).then(|| format!("{:?}", spec.csv)).unwrap_or_default();
+    let clock = if is_utc(timezone) { String::new() } else { format!("local times, {:?}", spec.naive_times) };
+    let csv = if spec.csv == CsvFormat::default() { String::new() } else { format!("{:?}", spec.csv) };
     hash::of_bytes(format!("{identity:?}{clock}{csv}"))
 }
 

@@ -11,8 +11,8 @@ use crate::error::{Place, Problem};
 use crate::features::{Condition, ConditionParser, FeatureColumn, FeatureSet, LabelColumn, LabelSet};
 use crate::lake::publish::{Owner, described};
 use crate::segments::StagePlan;
+use crate::spec::label_rule;
 use crate::spec::{BTYD_PREFIX, Direction, EntityTask, HeadSpec, JobSpec, Loss, ModelSpec, nearest, score_columns};
-use crate::training::label_rule;
 use crate::{AsOf, Error, Result, lake};
 
 /// A job whose SQL, model and stages are known to fit each other.

@@ -11,6 +11,7 @@ mod column;
 mod csv;
 mod env;
 mod job;
+pub mod label_rule;
 pub mod nearest;
 mod network;
 mod node;

@@ -9,13 +9,13 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type};
 use futures::StreamExt;
 
-use super::label_rule;
 use super::snapshots::{LabelInfo, SnapshotSource};
 use super::validation::PARTS;
 use crate::error::Problem;
 use crate::features::FeatureStream;
 use crate::model::heads::Head;
 use crate::model::preprocess::{InputKind, RawTable};
+use crate::spec::label_rule;
 use crate::spec::{Loss, ModelSpec};
 use crate::{AsOf, Error, Result, hash};
 

@@ -16,7 +16,6 @@ pub mod fit;
 pub mod floor;
 mod gather;
 mod keep;
-pub mod label_rule;
 pub mod losses;
 pub mod metrics;
 pub mod schedule;

@@ -12,8 +12,8 @@ use chrono::NaiveDate;
 use crate::features::LabelColumn;
 use crate::lake::PublishedColumns;
 use crate::ledger::OutcomeRecord;
+use crate::spec::label_rule;
 use crate::spec::{HeadSpec, Loss, OutcomeMetric};
-use crate::training::label_rule;
 use crate::training::metrics::{self, Interval};
 use crate::{AsOf, Error, Result};
 
