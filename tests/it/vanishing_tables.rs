@@ -108,12 +108,13 @@ fn neither_training_nor_an_evaluation_takes_a_table_that_is_gone_for_an_empty_on
 #[tokio::test]
 async fn a_population_of_nobody_is_refused() {
     let job = SmallJob::new().await;
-    let output = job.run("2025-12-31");
+    job.customers(0).await; // A file without rows, not a folder without files.
+    let output = job.run("2026-07-01");
     assert_exit(&output, 1);
-    assert!(said(&output).contains("the population of 2025-12-31 has no customer"), "{}", said(&output));
+    assert!(said(&output).contains("the population of 2026-07-01 has no customer"), "{}", said(&output));
     assert!(job.seen().is_empty());
     let file = job.path("matrix.parquet");
-    let options = ["--as-of", "2025-12-31", "--out", file.to_str().unwrap()];
+    let options = ["--as-of", "2026-07-01", "--out", file.to_str().unwrap()];
     assert_exit(&job.call(&["features", "build"], "job.yaml", &options), 1);
     assert!(!file.exists());
 }
