@@ -15,6 +15,13 @@ pub(super) fn require_place(table: &TableSpec) -> Result<()> {
     match path.try_exists() {
         Ok(true) => Ok(()),
         Ok(false) => Err(missing(table)),
+        // No later run finds anything behind such a link.
+        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
+            let message =
+                format!("table `{}` cannot be found: `{}` is a link that leads back to itself", table.name, table.url);
+            let hint = "let the link lead to the table's folder";
+            Err(Error::user(message).at(table.place.clone()).hint(hint).because(error))
+        }
         Err(error) => Err(missing(table).because(error)),
     }
 }
