@@ -48,9 +48,9 @@ impl Extreme {
         matches!(output, DataType::Float64 | DataType::Float32)
     }
 
-    fn extremes(&self, output: &DataType, groups: usize) -> Extremes {
+    fn extremes(&self, output: &DataType, groups: usize) -> MinMaxAccumulator {
         let better = if self.inner.name() == "max" { greater } else { less };
-        Extremes { better, output: output.clone(), numbers: vec![None; groups] }
+        MinMaxAccumulator { better, output: output.clone(), numbers: vec![None; groups] }
     }
 }
 
@@ -120,13 +120,13 @@ impl AggregateUDFImpl for Extreme {
 
 /// The least or greatest number of each group.
 #[derive(Debug)]
-struct Extremes {
+struct MinMaxAccumulator {
     better: Better,
     output: DataType,
     numbers: Vec<Option<f64>>,
 }
 
-impl Extremes {
+impl MinMaxAccumulator {
     fn add(
         &mut self,
         values: &[ArrayRef],
@@ -151,7 +151,7 @@ impl Extremes {
     }
 }
 
-impl GroupsAccumulator for Extremes {
+impl GroupsAccumulator for MinMaxAccumulator {
     fn update_batch(
         &mut self,
         values: &[ArrayRef],
@@ -179,7 +179,8 @@ impl GroupsAccumulator for Extremes {
 
     fn convert_to_state(&self, values: &[ArrayRef], opt_filter: Option<&BooleanArray>) -> Result<Vec<ArrayRef>> {
         let rows = values.first().map_or(0, |array| array.len());
-        let mut each = Extremes { better: self.better, output: self.output.clone(), numbers: vec![None; rows] };
+        let mut each =
+            MinMaxAccumulator { better: self.better, output: self.output.clone(), numbers: vec![None; rows] };
         each.add(values, opt_filter, |row| row)?;
         Ok(vec![Arc::new(Float64Array::from(each.numbers))])
     }
@@ -191,7 +192,7 @@ impl GroupsAccumulator for Extremes {
 
 /// A query without GROUP BY: the same with one group.
 #[derive(Debug)]
-struct OneGroup(Extremes);
+struct OneGroup(MinMaxAccumulator);
 
 impl Accumulator for OneGroup {
     fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
